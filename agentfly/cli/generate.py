@@ -16,7 +16,7 @@ import typer
 from agentfly.cli.options import list_choices, output_option
 from agentfly.errors import printable, printable_json
 from agentfly.list_options import ANY_VALUE, ListOptionsCommand
-from agentfly.redaction import public_url
+from agentfly.redaction import public_url as without_secrets
 
 INTERRUPTED = 130
 # As in `systems.refinement.settings`, which takes long to import.
@@ -98,6 +98,15 @@ def generate(
     upload: Annotated[
         str | None, typer.Option(metavar="URL", help="Upload the best image there, e.g. s3://bucket/folder/.")
     ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Web address of the place of --upload, e.g. https://images.example.org/cars/."
+        ),
+    ] = None,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask for your own score and comment after each image, on the terminal.")
+    ] = False,
     output_dir: Annotated[
         Path | None, output_option(help="Folder for the images; default: a new one in outputs/generate.")
     ] = None,
@@ -114,15 +123,17 @@ def generate(
     fault, no image, or a failed upload. 2: invalid options.
     """
     options = dict(locals())
+    from agentfly.cli.ask import ask_on_terminal
     from agentfly.systems.refinement.command import GenerateRequest, generate_image, read_settings
     from agentfly.viewer.command import view_command
 
     logging.getLogger("agentfly").setLevel(logging.DEBUG if verbose else logging.INFO)
-    for name in ("prompt", "refs", "upload", "output_dir", "config", "env", "allow_private_hosts", "verbose"):
+    for name in ("prompt", "refs", "ask", "output_dir", "config", "env", "allow_private_hosts", "verbose"):
         del options[name]
     settings = read_settings(options, config, env)
-    request = GenerateRequest(prompt, refs or (), output_dir, upload, allow_private_hosts)
-    request.check()
+    person = ask_on_terminal if ask else None
+    request = GenerateRequest(prompt, refs or (), output_dir, allow_private_hosts, person)
+    request.check(settings)
     try:
         # Libraries that print must not spoil the one object.
         with redirect_stdout(sys.stderr):
@@ -136,6 +147,6 @@ def generate(
         typer.echo(printable(view_command(folder)), err=True)
     for fault in (content["error"], content.get("upload_error")):
         if fault:
-            typer.echo(printable(public_url(f"error: {fault}")), err=True)
+            typer.echo(printable(without_secrets(f"error: {fault}")), err=True)
     if not content["best_image_url"] or "upload_error" in content:
         raise typer.Exit(1)

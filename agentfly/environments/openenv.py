@@ -28,7 +28,7 @@ from agentfly.environments.editing import EditingEnvironment, Episode
 from agentfly.environments.settings import EnvironmentSettings
 from agentfly.errors import ConfigError, MissingExtraError, unknown_name
 from agentfly.serving.hosts import is_loopback
-from agentfly.serving.http_server import make_server
+from agentfly.serving.http_server import check_port, make_server
 from agentfly.serving.settings import ConnectionLimits
 from agentfly.settings import Settings
 
@@ -262,6 +262,7 @@ def run_server(settings: EnvironmentSettings, server: ServerSettings, host: str,
     """Serve until a signal ends the process; see `serve`."""
     if not is_loopback(host):
         logger.warning("anybody who reaches %s may use this server: OpenEnv's client sends no key", host)
+    check_port(host, port)
     # uvicorn raises the signal again once everything is closed; an orderly end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     asyncio.run(serve(settings, server, host, port))

@@ -11,20 +11,19 @@ import asyncio
 import errno
 import logging
 import resource
+import socket
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from agentfly.errors import ConfigError
 from agentfly.serving.errors import RequestError, RequestRefused, error_response
 from agentfly.serving.hosts import AllowedHosts
 from agentfly.serving.settings import ConnectionLimits
-
-if TYPE_CHECKING:
-    import socket
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +59,25 @@ def make_server(
     # As many connections are accepted at once, before the first of them can be counted.
     backlog = max(1, min(_BACKLOG, _most_files() // 4))
     return _Server(uvicorn.Config(front, host=host, port=port, http=protocol, ws=ws, backlog=backlog, **options))
+
+
+def check_port(host: str, port: int) -> None:
+    """Check that a server can listen at an address, before it loads anything.
+
+    Args:
+        host, port: the address; port 0 stands for any free one.
+
+    Raises:
+        ConfigError: another program listens there, or the address is none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as fault:
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({fault.strerror or fault}): stop the other program, or give another "
+            "--port or --host"
+        ) from fault
 
 
 class Front:

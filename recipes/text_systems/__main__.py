@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from agentfly.errors import AgentFlyError
 from agentfly.systems import BasicAgent, ChainOfAgents, ContextAgent, MultiCallSystem, VLLMModel
+from recipes.options import parse
 from recipes.text_systems.settings import exit_code, model_from_environment
 
 HERE = Path(__file__).parent
@@ -83,8 +84,8 @@ async def run(flags: argparse.Namespace, console: Console) -> int:
     return 1 if failed else 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the flags and run."""
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
     parser = argparse.ArgumentParser("python -m recipes.text_systems", description=__doc__)
     parser.add_argument("--output-dir", type=Path, default=Path("run_outputs"), help="folder for the outputs")
     parser.add_argument("--env", type=Path, help="settings file; default: .env, if there is one")
@@ -94,7 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-calls", type=int, default=3, help="answers of MultiCallSystem")
     parser.add_argument("--max-concurrency", type=int, default=8, help="most calls at the same time")
     parser.add_argument("--only", nargs="+", choices=EXAMPLES, help="examples to run; default: all")
-    flags = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the flags and run."""
+    flags = parse(make_parser(), arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     return exit_code(run(flags, Console()), "outputs")
 

@@ -22,6 +22,7 @@ from agentfly.errors import AgentFlyError
 from agentfly.lenient_json import find_json, read_with_slips
 from agentfly.messages import without_thoughts
 from agentfly.systems import BasicAgent, ContextAgent, VLLMModel
+from recipes.options import parse
 from recipes.text_systems.settings import exit_code, model_from_environment
 
 _MOST_PAGES = 8
@@ -96,13 +97,18 @@ async def build(model: VLLMModel, wish: str, folder: Path, console: Console) -> 
     return 0 if all(await asyncio.gather(*map(write, plan))) else 1
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the flags and run."""
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
     parser = argparse.ArgumentParser("python -m recipes.text_systems.website_builder", description=__doc__)
     parser.add_argument("wish", nargs="?", default="a bakery in a harbour town that sells sourdough and lends books")
     parser.add_argument("--output-dir", type=Path, default=Path("generated_website"))
     parser.add_argument("--env", type=Path, help="settings file; default: .env, if there is one")
-    flags = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the flags and run."""
+    flags = parse(make_parser(), arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
     async def run() -> int:

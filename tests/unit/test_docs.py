@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 import re
 import subprocess
 import sys
@@ -24,7 +23,9 @@ RUN_ELSEWHERE = {
     "python -m recipes.director_generator.sdxl_server": "tests/unit/systems/director_generator/test_sdxl_server.py",
     "python -m recipes.director_generator": "tests/unit/systems/director_generator/test_command.py",
     "recipes/director_generator/parallel.sh": "tests/unit/systems/director_generator/test_command.py",
-    "curl http://127.0.0.1:7000/docs": "tests/unit/systems/director_generator/test_sdxl_server.py",
+    "curl http://127.0.0.1:7000/docs": "tests/unit/systems/director_generator/test_documents.py",
+    "export PYTHONPATH=": "tests/unit/systems/director_generator/test_documents.py",
+    "python -m src.main": "tests/unit/systems/director_generator/test_documents.py",
     "agentfly mcp": "tests/unit/serving/mcp/test_command.py",
     "export TOOLS_KEY=": "tests/unit/serving/mcp/test_command.py",
     "agentfly serve-images": "tests/unit/serving/image_server/test_command.py",
@@ -138,26 +139,6 @@ def test_announced_module_of_the_test_run_works(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "give_answer" in done.stdout
     assert (tmp_path / "outputs" / "test_run" / "edited.png").is_file()
-
-
-def names_for_earlier_ones() -> list[str]:
-    """Return what the page of earlier names says to use now: modules, objects of modules, files of the repository."""
-    rows = re.findall(
-        r"^\|[^|\n]*(?:\\\|[^|\n]*)*\|([^|\n]*)\|$", (ROOT / "docs/documents.md").read_text("utf-8"), re.MULTILINE
-    )
-    spans = [span for row in rows for span in re.findall(r"`([^`]+)`", row)]
-    words = [word for span in spans for word in span.split()]
-    return sorted({word for word in words if re.match(r"(agentfly|recipes|tests)[./]", word)})
-
-
-@pytest.mark.parametrize("name", names_for_earlier_ones())
-def test_names_given_for_earlier_ones_exist(name: str) -> None:
-    path, _, test = name.partition("::")
-    if "/" in path:
-        assert (ROOT / path).exists()
-        assert not test or f"def {test}(" in (ROOT / path).read_text("utf-8")
-        return
-    assert pkgutil.resolve_name(name) is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -89,14 +89,15 @@ def serve(settings: ServerSettings, log_level: str = "info") -> None:
         log_level: least severe messages of the HTTP server to log.
 
     Raises:
-        ConfigError: the engine cannot be loaded.
+        ConfigError: the engine cannot be loaded, or the port is taken.
         MissingExtraError: prometheus_client is not installed.
     """
-    from agentfly.serving.http_server import make_server
+    from agentfly.serving.http_server import check_port, make_server
     from agentfly.serving.image_server.http.app import count_refusal, create_app
 
     if settings.api_key is None and not is_loopback(settings.host):
         logger.warning("anybody who reaches %s may use this server: set a key with --api-key-env", settings.host)
+    check_port(settings.host, settings.port)
     app = create_app(settings)
     dispatcher: Dispatcher = app.state.server.dispatcher
     server = make_server(

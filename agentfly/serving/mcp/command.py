@@ -116,12 +116,13 @@ async def _serve_stdio(settings: McpServerSettings, sessions: Sessions) -> None:
 
 
 async def _serve_http(settings: McpServerSettings, sessions: Sessions) -> None:
-    from agentfly.serving.http_server import make_server
+    from agentfly.serving.http_server import check_port, make_server
     from agentfly.serving.mcp.http import PATH, create_app
     from agentfly.serving.mcp.server import ImageToolServer
 
     if settings.api_key is None and not is_loopback(settings.host):
         logger.warning("anybody who reaches %s may use this server: set a key with --api-key-env", settings.host)
+    check_port(settings.host, settings.port)
     app = create_app(ImageToolServer(sessions, settings.limits), settings)
     server = make_server(
         app,

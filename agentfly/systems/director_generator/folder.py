@@ -50,7 +50,9 @@ class RunFolder(Watcher):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._handler = logging.FileHandler(self.folder / f"{self.run}.log", encoding="utf-8")
         except OSError as fault:
-            raise ConfigError(f"cannot write to {str(self.folder)!r}: {fault.strerror or fault}") from None
+            raise ConfigError(
+                f"cannot write to {str(self.folder)!r} ({fault.strerror or fault}): give another --output-dir"
+            ) from None
         self._handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("agentfly").addHandler(self._handler)
 

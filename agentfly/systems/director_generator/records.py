@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, TypedDict
 
+# In place of a director's name; no persona can be called so.
+EVALUATOR, PERSON = "(evaluator)", "(person)"
+
 Phase = Literal["brief", "write", "paint", "critique", "refine"]
 Role = Literal["director", "generator"]
 Status = Literal["running", "threshold", "max_loops", "recursion_limit", "timeout", "failed"]
@@ -23,7 +26,7 @@ class CallRecord:
     """One question to an agent, with all attempts at it.
 
     Attributes:
-        role, agent: the agent that was asked.
+        role, agent: the agent that was asked; `EVALUATOR` for the evaluator.
         model, via: id of the model, and "litellm", "client" or the backend's class.
         system, user: texts of the last attempt.
         images: handles of the images that were shown, in order.
@@ -64,8 +67,9 @@ class ImageRecord:
         file: path, relative to the result; None where nothing is written.
         stand_in: a placeholder took the place of an image that could not be made; `fault` has the reason.
         fault: the failure; None for an image that was made as asked.
-        score: mean of the directors' scores (0 to 100); None while nobody has scored it.
-        critiques: judgements by director.
+        score: mean of the scores of directors and evaluator (0 to 100), or that of a person who gave one; None while
+            nobody has scored it.
+        critiques: judgements by director; `EVALUATOR` and `PERSON` stand for those of others.
     """
 
     loop: int
@@ -108,6 +112,9 @@ class RunRecord:
         error: the reason for each of the last three.
         steps: phases begun.
         phases: in order.
+        uploaded_to: place of the best image after an upload.
+        best_image_url: address at which everybody sees it, or else that place.
+        upload_error: the reason that it was not uploaded, or cannot be seen.
     """
 
     id: str
@@ -119,6 +126,9 @@ class RunRecord:
     steps: int = 0
     seconds: float = 0.0
     phases: list[PhaseRecord] = field(default_factory=list)
+    uploaded_to: str | None = None
+    best_image_url: str | None = None
+    upload_error: str | None = None
 
     @property
     def images(self) -> list[ImageRecord]:

@@ -10,19 +10,22 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TypeVar, cast
 
 from PIL import Image
 
-from agentfly.errors import AgentFlyError, BackendError, ToolError
+from agentfly.errors import AgentFlyError, BackendError, ConfigError, ToolError
+from agentfly.evaluators import EditSample, Evaluator
 from agentfly.images import ImageStore
 from agentfly.systems.director_generator.chat import Chat, Reader, read_brief, read_critique, read_prompt
 from agentfly.systems.director_generator.prompts import IMAGE_EDITOR, TEXT_TO_IMAGE, PhasePrompt
 from agentfly.systems.director_generator.records import (
+    EVALUATOR,
+    PERSON,
     CallRecord,
     Critique,
     ImageRecord,
@@ -36,8 +39,13 @@ from agentfly.systems.director_generator.records import (
 from agentfly.systems.director_generator.settings import Persona, Studio
 from agentfly.systems.generators import ImageGenerator, ImageRequest
 from agentfly.systems.generators.placeholder import PlaceholderGenerator
+from agentfly.systems.person import Opinion
 
 T = TypeVar("T")
+
+
+Review = Callable[[ImageRecord], Opinion]
+"""Asks a person about an image that is judged and written; the run waits meanwhile."""
 
 
 class RecursionLimit(AgentFlyError):
@@ -78,6 +86,7 @@ class Crew:
         generator: makes the images.
         edits: the generator edits the first image of a request; otherwise it makes images from text alone.
         store: keeps the images.
+        evaluator: judges every image beside the directors; None for none.
     """
 
     studio: Studio
@@ -85,6 +94,7 @@ class Crew:
     generator: ImageGenerator
     edits: bool
     store: ImageStore
+    evaluator: Evaluator | None = None
 
 
 class Run:
@@ -95,10 +105,13 @@ class Run:
         request: the wish.
         record: filled as the run goes on.
         watcher: told of every event.
+        review: asks a person about every image; None asks nobody.
     """
 
-    def __init__(self, crew: Crew, request: Request, record: RunRecord, watcher: Watcher) -> None:
-        self._crew, self._studio = crew, crew.studio
+    def __init__(
+        self, crew: Crew, request: Request, record: RunRecord, watcher: Watcher, review: Review | None = None
+    ) -> None:
+        self._crew, self._studio, self._review = crew, crew.studio, review
         self._request, self._record, self._watcher = request, record, watcher
         self._given = tuple(crew.store.put(image) for image in request.images)
         self._briefs: dict[str, str] = {}
@@ -123,16 +136,26 @@ class Run:
         for loop in range(1, settings.max_loops + 1):
             imageless = not await self._make_images(loop, prompts, again=imageless)
             if not imageless:
-                made = [image for image in self._record.images if image.loop == loop and image.handle]
-                with self._phase("critique", loop) as phase:
-                    work = (self._critique(phase, image, who) for image in made for who in self._studio.directors)
-                    _usable(await _settled(work), "no director scored any image")
+                await self._judge(loop)
             best = self._record.best
             if best is not None and not best.stand_in and (best.score or 0.0) >= settings.evaluation_threshold:
                 return "threshold"
             if loop < settings.max_loops:
                 prompts = await self._write_prompts("refine", loop + 1)
         return "max_loops"
+
+    async def _judge(self, loop: int) -> None:
+        """Have the images of a round judged: by the directors, the evaluator, and the person, whose score decides."""
+        made = [image for image in self._record.images if image.loop == loop and image.handle]
+        with self._phase("critique", loop) as phase:
+            work = (self._critique(phase, image, who) for image in made for who in self._studio.directors)
+            calls = await _settled(work)
+            if (evaluator := self._crew.evaluator) is not None:
+                calls += await _settled(self._evaluate(phase, image, evaluator) for image in made)
+            _usable(calls, "no director scored any image")
+            if self._review is not None:
+                for image in made:
+                    self._heed(image, self._review(image))
 
     async def _write_prompts(self, name: Phase, loop: int) -> dict[str, ImageRequest]:
         """Ask every generator for the prompt of a round."""
@@ -189,9 +212,38 @@ class Run:
         )
         if call.error is None:
             # `read_critique` made it.
-            image.critiques[who.name] = cast(Critique, dict(call.data))
-            image.score = fmean(critique["score"] for critique in image.critiques.values())
+            _add_critique(image, who.name, cast(Critique, dict(call.data)))
         return call
+
+    async def _evaluate(self, phase: PhaseRecord, image: ImageRecord, evaluator: Evaluator) -> CallRecord:
+        """Have the evaluator score an image by the request; a sample that it cannot score is a failed call."""
+        result, started = self._crew.store.get(str(image.handle)), time.perf_counter()
+        source = self._request.images[0] if self._request.images else Image.new("RGB", result.size, "white")
+        if source.size != result.size:
+            source = source.resize(result.size, Image.Resampling.LANCZOS)
+        name, handles = type(evaluator).__name__, (*self._given, str(image.handle))
+        call = CallRecord("director", EVALUATOR, name, "evaluator", "", self._request.prompt, handles, attempts=1)
+        try:
+            score = await evaluator.evaluate(EditSample(self._request.prompt, source, result))
+            critique: Critique = {"score": score.value, "feedback": score.feedback}
+            call = replace(call, reply=score.feedback, data=dict(critique))
+            _add_critique(image, EVALUATOR, critique)
+        except AgentFlyError as fault:
+            if isinstance(fault, ConfigError):
+                raise
+            call = replace(call, error=str(fault))
+        call = replace(call, seconds=time.perf_counter() - started)
+        phase.calls.append(call)
+        self._watcher.called(phase, call)
+        return call
+
+    @staticmethod
+    def _heed(image: ImageRecord, said: Opinion) -> None:
+        if said.score is None and not said.words:
+            return
+        score = image.score or 0.0 if said.score is None else said.score
+        image.critiques[PERSON] = {"score": score, "feedback": said.words}
+        image.score = score if said.score is not None else image.score
 
     async def _revise(self, phase: PhaseRecord, who: Persona, image: ImageRecord | None) -> CallRecord:
         """Ask a generator for a better prompt than that of its image, or for its first one."""
@@ -256,6 +308,11 @@ class Run:
         finally:
             phase.seconds = time.perf_counter() - started
             self._watcher.phase_ended(self._record)
+
+
+def _add_critique(image: ImageRecord, name: str, critique: Critique) -> None:
+    image.critiques[name] = critique
+    image.score = fmean(known["score"] for known in image.critiques.values())
 
 
 async def _settled(work: Iterable[Awaitable[T]]) -> list[T]:

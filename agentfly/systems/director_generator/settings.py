@@ -142,6 +142,7 @@ class SystemSettings(Settings):
         reply_attempts: questions to an agent, at most, until its reply can be used.
         max_concurrent_calls: chat calls at once.
         sdxl: the engine that makes the images.
+        evaluator: argument of `make_evaluator`, which judges every image beside the directors; None for none.
         evaluation_threshold: score (0 to 100) from which an image is good enough.
         max_loops: rounds of images at most.
         recursion_limit: phases at most, over all rounds.
@@ -160,6 +161,7 @@ class SystemSettings(Settings):
     reply_attempts: int = Field(3, ge=1)
     max_concurrent_calls: int = Field(8, ge=1)
     sdxl: SdxlSettings = SdxlSettings()
+    evaluator: str | Mapping[str, object] | None = None
     evaluation_threshold: float = Field(85.0, ge=0, le=100)
     max_loops: int = Field(10, ge=1)
     recursion_limit: int = Field(1000, ge=1)

@@ -10,12 +10,13 @@ from uuid import uuid4
 
 from agentfly.agents.llm_backends import LLMBackend
 from agentfly.errors import AgentFlyError, ConfigError
+from agentfly.evaluators import close_evaluator, make_evaluator
 from agentfly.images import ImageStore
 from agentfly.openai_client import Endpoint
 from agentfly.redaction import public_settings
 from agentfly.systems.director_generator.chat import Chat
 from agentfly.systems.director_generator.records import RunRecord
-from agentfly.systems.director_generator.run import Crew, RecursionLimit, Request, Run, Watcher
+from agentfly.systems.director_generator.run import Crew, RecursionLimit, Request, Review, Run, Watcher
 from agentfly.systems.director_generator.settings import Keys, SdxlSettings, Studio
 from agentfly.systems.generators import ImageGenerator
 from agentfly.systems.generators.placeholder import FailoverGenerator, PlaceholderGenerator
@@ -48,7 +49,9 @@ class DirectorGenerator:
         self.studio = studio
         self.store = store or ImageStore()
         generator = generator or make_generator(studio.settings.sdxl, studio.keys)
-        self._crew = Crew(studio, Chat(studio, backends), generator, edits, self.store)
+        given = studio.settings.evaluator
+        evaluator = None if given is None else make_evaluator(given)
+        self._crew = Crew(studio, Chat(studio, backends), generator, edits, self.store, evaluator)
 
     async def run(
         self,
@@ -56,6 +59,7 @@ class DirectorGenerator:
         watcher: Watcher | None = None,
         run_id: str | None = None,
         timeout: float | None = None,
+        review: Review | None = None,
     ) -> RunRecord:
         """Work on a request to the end. A failure is in the record, as `status` and `error`.
 
@@ -64,6 +68,7 @@ class DirectorGenerator:
             watcher: told of every event.
             run_id: a name for the run.
             timeout: seconds; the record keeps all that was done until then.
+            review: asks a person about every image once it is judged; None asks nobody.
         """
         watcher = watcher or Watcher()
         started, now = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
@@ -76,7 +81,7 @@ class DirectorGenerator:
         }
         record = RunRecord(run_id or uuid4().hex[:12], request.prompt, settings, now)
         try:
-            record.status = await asyncio.wait_for(Run(self._crew, request, record, watcher).go(), timeout)
+            record.status = await asyncio.wait_for(Run(self._crew, request, record, watcher, review).go(), timeout)
         except TimeoutError:
             record.status, record.error = "timeout", f"not done within {timeout:g} s"
         except AgentFlyError as fault:
@@ -90,6 +95,8 @@ class DirectorGenerator:
         """Close connections and drop loaded models."""
         await self._crew.chat.close()
         await self._crew.generator.close()
+        if self._crew.evaluator is not None:
+            await close_evaluator(self._crew.evaluator)
 
 
 def make_generator(settings: SdxlSettings, keys: Keys) -> ImageGenerator:

@@ -1,43 +1,53 @@
-"""The work of `agentfly generate`: settings from options, a file and the environment, one run, its files and report.
-
-The best image may be uploaded to any place that fsspec reaches, such as s3://bucket/folder/.
-"""
+"""The work of `agentfly generate`: settings from options, a file and the environment, one run, its files and report."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import io
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from PIL import Image
 
-from agentfly.errors import AgentFlyError, ConfigError, ImageError, MissingExtraError, first_line
+from agentfly.errors import ConfigError, ImageError
 from agentfly.files import read_mapping, write_text
 from agentfly.images import ImageLimits, load_image, save_image
-from agentfly.redaction import public_url
 from agentfly.systems.environment import read_env
 from agentfly.systems.generators import GeneratedImage
+from agentfly.systems.person import AskPerson, Question
 from agentfly.systems.refinement.factory import make_loop
 from agentfly.systems.refinement.loop import Iteration, Refinement
 from agentfly.systems.refinement.settings import RefinementSettings
 from agentfly.systems.text.replies import make_folder
+from agentfly.systems.upload import UploadError, check_place, publish
 
 _FROM_ENVIRONMENT = {
     "base_url": "OPENAI_BASE_URL",
     "model": "OPENAI_MODEL",
     "max_iterations": "MAX_ITERATIONS",
     "score_threshold": "SCORE_THRESHOLD",
+    "upload": "UPLOAD_URL",
+    "public_url": "UPLOAD_PUBLIC_URL",
 }
 _SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
+
+
+class GenerateSettings(RefinementSettings):
+    """Settings of the command: those of the loop, and the place of the best image.
+
+    Attributes:
+        upload: address to which the best image is uploaded; None for no upload.
+        public_url: address of the web at which the place of `upload` is seen; None for none.
+    """
+
+    upload: str | None = None
+    public_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,30 +58,32 @@ class GenerateRequest:
         prompt: description of the image.
         references: paths and addresses of reference images.
         output_dir: folder for the images; None makes a new one in outputs/generate.
-        upload_to: address to which the best image is uploaded; None for no upload.
         allow_private_hosts: also fetch references from private addresses.
+        ask: asks a person about each image; None asks nobody.
     """
 
     prompt: str
     references: Sequence[str] = ()
     output_dir: Path | None = None
-    upload_to: str | None = None
     allow_private_hosts: bool = False
+    ask: AskPerson | None = None
 
-    def check(self) -> None:
+    def check(self, settings: GenerateSettings) -> None:
         """Check what can be checked before an image is made.
 
         Raises:
-            ConfigError: the prompt is empty, or the address of the upload is wrong.
+            ConfigError: the prompt is empty, or an address of the upload is wrong.
         """
         if not self.prompt.strip():
             raise ConfigError("the prompt is empty: say what the image should show")
-        if self.upload_to:
-            check_place(self.upload_to)
+        if settings.upload:
+            check_place(settings.upload, settings.public_url)
+        elif settings.public_url:
+            raise ConfigError("--public-url is the web address of an upload: give --upload too, or leave it out")
 
 
-def read_settings(options: Mapping[str, object], config: Path | None, env: Path | None) -> RefinementSettings:
-    """Return the settings of a loop. Options come before `config`, and `config` before the environment.
+def read_settings(options: Mapping[str, object], config: Path | None, env: Path | None) -> GenerateSettings:
+    """Return the settings of the command. Options come before `config`, and `config` before the environment.
 
     Args:
         options: of the command line; None means not given.
@@ -94,17 +106,17 @@ def read_settings(options: Mapping[str, object], config: Path | None, env: Path 
             found["evaluator"] = json.loads(evaluator)
         except ValueError as fault:
             raise ConfigError(f"--evaluator is no JSON object ({fault}): give a name or valid JSON") from fault
-    settings = RefinementSettings(**found)
+    settings = GenerateSettings(**found)
     if values.get(settings.api_key_env):
         # Keys are read from the environment, wherever else they may be written.
         os.environ.setdefault(settings.api_key_env, values[settings.api_key_env])
     return settings
 
 
-async def generate_image(request: GenerateRequest, settings: RefinementSettings) -> dict[str, Any]:
+async def generate_image(request: GenerateRequest, settings: GenerateSettings) -> dict[str, Any]:
     """Run a loop and return its report, which is also written to `result.json` beside the images.
 
-    The report has `upload_error` if the upload failed.
+    After an upload the report has `uploaded_to`, or `upload_error` if it failed.
 
     Args:
         request: prompt, references and places.
@@ -126,22 +138,54 @@ async def generate_image(request: GenerateRequest, settings: RefinementSettings)
         """Write the image and the record so far, so that an interrupted run leaves both, and others can look on."""
         await files.add(iteration)
         so_far.append(iteration)
+        await write_so_far()
+
+    async def write_so_far() -> None:
         known = report(Refinement(request.prompt, so_far), files.paths, settings)
         await write_report(known | {"stopped": "running", "error": None, "costs": {}}, files.folder)
 
-    loop.on_iteration = add
+    async def review(iteration: Iteration) -> None:
+        """Ask the person about an image that is on disk, and write the record again."""
+        if request.ask is not None:
+            title = f"iteration {iteration.number} of {settings.max_iterations}"
+            heed(iteration, request.ask, title, Path(files.paths[iteration.number]))
+            await write_so_far()
+
+    loop.on_iteration, loop.review = add, review
     try:
         refinement = await loop.run(request.prompt, references)
     finally:
         await close()
     content = report(refinement, files.paths, settings)
-    if request.upload_to and content["best_image_url"]:
+    if settings.upload and (best := content["best_image_url"]):
+        private = request.allow_private_hosts
         try:
-            content["best_image_url"] = await upload(Path(content["best_image_url"]), request.upload_to)
+            content["uploaded_to"], content["best_image_url"] = await publish(
+                Path(best), settings.upload, settings.public_url, allow_private_hosts=private
+            )
         except UploadError as fault:
             content["upload_error"] = str(fault)
     await write_report(content, files.folder)
     return content
+
+
+def heed(iteration: Iteration, ask: AskPerson, title: str, file: Path) -> None:
+    """Ask a person about the image of an iteration, and take over what the person says.
+
+    Args:
+        iteration: changed: the person's score takes the place of the judge's, which stays as the aspect "judge", and
+            the words are added to the feedback.
+        ask: asks.
+        title: of the image in its run.
+        file: the image.
+    """
+    said = ask(Question(title, file, iteration.score, iteration.fault or iteration.feedback))
+    if said.score is not None:
+        if iteration.score is not None:
+            iteration.aspects["judge"] = iteration.score / 100
+        iteration.score, iteration.fault = said.score, None
+    if said.words:
+        iteration.feedback = f"{iteration.feedback} A person says: {said.words}".strip()
 
 
 async def write_report(content: Mapping[str, Any], folder: Path) -> None:
@@ -236,65 +280,3 @@ def _entry(one: Iteration) -> dict[str, object]:
         "response_id": one.image.context if one.image is not None else None,
         "seconds": {part: round(seconds, 3) for part, seconds in one.seconds.items()},
     }
-
-
-class UploadError(AgentFlyError):
-    """The image is made, but could not be uploaded."""
-
-
-def check_place(url: str) -> None:
-    """Check an address before anything is made.
-
-    Raises:
-        ConfigError: the address names no place that fsspec knows, or its package is not installed.
-        MissingExtraError: uploads to s3 are wanted, and s3fs is not installed.
-    """
-    fsspec = importlib.import_module("fsspec")
-    protocol, separator, rest = url.partition("://")
-    if not separator or not (rest or protocol == "memory"):
-        raise ConfigError(
-            f"cannot upload to {public_url(url)!r}: give an address such as s3://bucket/folder/ or file:///folder/"
-        )
-    try:
-        fsspec.get_filesystem_class(protocol)
-    except ImportError as fault:
-        if protocol in ("s3", "s3a"):
-            raise MissingExtraError(f"--upload to {protocol}://", "s3") from fault
-        package = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-        needed = f"pip install {package[protocol]}" if protocol in package else first_line(fault)
-        raise ConfigError(f"uploads to {protocol}:// need a package that is not installed: {needed}") from fault
-    except ValueError as fault:
-        raise ConfigError(f"fsspec knows no place {protocol}://: use s3, gs, az or file") from fault
-
-
-async def upload(file: Path, url: str) -> str:
-    """Upload a file and return its address, without a password.
-
-    Args:
-        file: the local file.
-        url: address of the file if it ends in the suffix of an image, else of its folder. In a folder the file's name
-            begins with that of its local folder, since images of several runs have equal names.
-
-    Raises:
-        UploadError: the upload failed.
-    """
-    protocol, _, rest = url.partition("://")
-    whole = "/" in rest and PurePosixPath(rest).suffix.lower() in _SUFFIXES and not rest.endswith("/")
-    target = url if whole else f"{protocol}://{rest.rstrip('/')}/{file.parent.name}-{file.name}"
-
-    shown = public_url(target)
-
-    def put() -> None:
-        filesystem, path = importlib.import_module("fsspec").core.url_to_fs(target)
-        # Object stores have no folders, and would be asked to make the bucket.
-        if target.startswith(("file:", "local:")):
-            filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-        filesystem.put_file(str(file), path)
-
-    try:
-        await asyncio.to_thread(put)
-    except Exception as fault:  # every file system has its own: botocore's, gcsfs's, OSError
-        raise UploadError(
-            f"cannot upload to {shown}: {public_url(first_line(fault))}; check the address and the key"
-        ) from fault
-    return shown

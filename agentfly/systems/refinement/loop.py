@@ -130,6 +130,7 @@ class RefinementLoop:
         score_threshold: score (0 to 100) at which a run ends.
         wall_clock: seconds of a run at most; None for no limit. The record keeps all that was done until then.
         on_iteration: called with every iteration once its image is made and judged.
+        review: called afterwards where there is an image; it may change score, feedback and fault.
     """
 
     def __init__(
@@ -142,10 +143,11 @@ class RefinementLoop:
         score_threshold: float = 90.0,
         wall_clock: float | None = None,
         on_iteration: OnIteration | None = None,
+        review: OnIteration | None = None,
     ) -> None:
         self.generator, self.evaluator, self.new_prompter = generator, evaluator, new_prompter
         self.max_iterations, self.score_threshold = max_iterations, score_threshold
-        self.wall_clock, self.on_iteration = wall_clock, on_iteration
+        self.wall_clock, self.on_iteration, self.review = wall_clock, on_iteration, review
 
     async def run(self, wish: str, references: Sequence[Image.Image] = ()) -> Refinement:
         """Refine an image of a wish.
@@ -185,6 +187,8 @@ class RefinementLoop:
                 logger.info("iteration %d of %d: %s", number, self.max_iterations, words)
                 if self.on_iteration is not None:
                     await self.on_iteration(iteration)
+            if self.review is not None and iteration.image is not None:
+                await self.review(iteration)
             if iteration.score is not None and iteration.score >= self.score_threshold:
                 done.end = LoopEnd.THRESHOLD
                 return

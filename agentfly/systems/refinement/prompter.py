@@ -46,7 +46,8 @@ class Critique:
         """Return the critique in words, for the writer of the next prompt."""
         if self.fault is not None:
             return f"It did not come to a judgement: {self.fault}"
-        return f"The image scored {self.score or 0:.0f} of 100. The judge: {self.feedback or 'no comment'}"
+        scored = "" if self.score is None else f"The image scored {self.score:.0f} of 100. "
+        return f"{scored}The judge: {self.feedback or 'no comment'}"
 
 
 class Prompter(Protocol):

@@ -37,8 +37,8 @@ class BaseAgent(ABC):
             BackendError: the model gave no whole answer.
         """
 
-    async def _stream_and_aggregate(self, prompt: str, output_path: str | Path | None, **kwargs: object) -> str:
-        """Stream the answer to one user message and return it whole."""
+    async def _stream_and_aggregate(self, prompt: str, output_path: str | Path | None = None, **kwargs: object) -> str:
+        """Stream the answer to one user message and return it whole; subclasses may call it, as it is documented."""
         messages: list[ChatMessage] = [{"role": "user", "content": prompt}]
         if self.system_prompt:
             messages.insert(0, {"role": "system", "content": self.system_prompt})

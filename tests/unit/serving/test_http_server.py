@@ -18,8 +18,9 @@ import pytest
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
+from agentfly.errors import ConfigError
 from agentfly.serving.errors import RequestRefused, error_response
-from agentfly.serving.http_server import _BodyInTime, _ExhaustionLog, make_server
+from agentfly.serving.http_server import _BodyInTime, _ExhaustionLog, check_port, make_server
 from agentfly.serving.settings import ConnectionLimits
 from tests.unit.serving.image_server.running import wait_for
 
@@ -281,3 +282,11 @@ def test_no_more_connections_are_taken_than_half_of_the_files_allow(monkeypatch:
         clients = [stack.enter_context(served.connect()) for _ in range(5)]
         assert rest(clients[0]) == b""
         wait_for(lambda: len(served.server.server_state.connections) == 4)
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded() -> None:
+    check_port("127.0.0.1", 0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* another --port or --host"):
+            check_port("127.0.0.1", port)

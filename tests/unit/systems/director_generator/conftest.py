@@ -140,7 +140,7 @@ def server(running_studio: StudioServer, monkeypatch: pytest.MonkeyPatch, tmp_pa
     fresh = StudioServer(running_studio.url)
     vars(running_studio).update(vars(fresh))
     names = ("OPENAI_API_KEY", "VLLM_API_BASE", "OPENAI_BASE_URL", "STABILITY_API_KEY")
-    for name in (*names, "SDXL_API_BASE", "SDXL_API_KEY", "SDXL_FAILOVER_MODE"):
+    for name in (*names, "SDXL_API_BASE", "SDXL_API_KEY", "SDXL_FAILOVER_MODE", "UPLOAD_URL", "UPLOAD_PUBLIC_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return running_studio

@@ -16,7 +16,14 @@ from tests.unit.systems.refinement.openai_server import OpenAIServer, openai_ser
 def openai(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[OpenAIServer]:
     """The server, an environment with a key, and a working folder without settings of the developer's."""
     monkeypatch.chdir(tmp_path)
-    for name in ("OPENAI_BASE_URL", "OPENAI_MODEL", "MAX_ITERATIONS", "SCORE_THRESHOLD"):
+    for name in (
+        "OPENAI_BASE_URL",
+        "OPENAI_MODEL",
+        "MAX_ITERATIONS",
+        "SCORE_THRESHOLD",
+        "UPLOAD_URL",
+        "UPLOAD_PUBLIC_URL",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-1")
     with openai_server() as server:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -17,7 +16,6 @@ from typer.testing import CliRunner, Result
 from agentfly.cli import app, main
 from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.systems.refinement import RefinementSettings, make_loop, settings
-from agentfly.systems.refinement.command import UploadError, upload
 from tests import programs
 from tests.unit.systems.refinement.openai_server import OpenAIServer, drawn, encoded, fault, judged, refused, written
 
@@ -145,6 +143,8 @@ def test_flags_that_cannot_be_are_exit_code_2(openai: OpenAIServer, flags: list[
         (["--upload", "s3://bucket/x/"], "[s3]"),
         (["--upload", "nowhere://x"], "knows no place"),
         (["--upload", "bucket"], "s3://bucket"),
+        (["--upload", "file:///x/", "--public-url", "shop"], "write https://HOST/FOLDER/"),
+        (["--public-url", "https://shop.example/"], "give --upload too"),
         (["--evaluator", "{nonsense"], "no JSON object"),
         (["--evaluator", "juge"], "judge"),
         (["--config", "no/such.yaml"], "cannot read the file of --config"),
@@ -207,27 +207,51 @@ def test_an_upload_that_fails_leaves_the_image_and_is_exit_code_1(openai: OpenAI
     assert "cannot upload" in done.stderr
 
 
-async def test_the_password_of_a_place_is_neither_shown_nor_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: str, path: str) -> None:
-        raise OSError(f"login failed: {path}")
+def test_the_public_address_of_an_upload_is_read_before_it_is_told(openai: OpenAIServer, tmp_path: Path) -> None:
+    openai.say([drawn("red")], [judged(95)])
+    web = openai.url.replace("/v1", "/shop/best.png")
+    place = ["--upload", f"file://{tmp_path}/shop/best.png", "--public-url", web, "--allow-private-hosts"]
+    done = run(openai, "--output-dir", str(tmp_path / "out"), *place)
+    assert done.exit_code == 1
+    assert f"the image is at file://{tmp_path}/shop/best.png, but cannot be read at {web}" in done.stderr
+    openai.files["/shop/best.png"] = encoded("blue")
+    assert "shows something else: correct --public-url" in run(openai, *place, "--output-dir", "out").stderr
+    openai.files["/shop/best.png"] = encoded("red")
+    found = json.loads(run(openai, "--output-dir", str(tmp_path / "out"), *place).stdout)
+    assert (found["best_image_url"], found["uploaded_to"]) == (web, f"file://{tmp_path}/shop/best.png")
+    assert json.loads((tmp_path / "out/result.json").read_text(encoding="utf-8")) == found
 
-    place = "ftp://me:pa55word@h/x/"
-    monkeypatch.setattr("fsspec.core.url_to_fs", lambda target: (SimpleNamespace(put_file=refuse), target))
-    with pytest.raises(UploadError, match=r"cannot upload to ftp://\*\*\*@h/x/run-7-1.png: login failed") as caught:
-        await upload(Path("run-7/1.png"), place)
-    assert "pa55word" not in str(caught.value)
-    monkeypatch.setattr("fsspec.core.url_to_fs", lambda target: (SimpleNamespace(put_file=lambda *_: None), target))
-    assert await upload(Path("run-7/1.png"), place) == "ftp://***@h/x/run-7-1.png"
+
+def test_the_place_of_an_upload_may_be_in_the_environment(
+    openai: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPLOAD_URL", f"file://{tmp_path}/shop/")
+    openai.say([drawn("red")], [judged(95)])
+    found = json.loads(run(openai, "--output-dir", str(tmp_path / "out")).stdout)
+    assert found["best_image_url"] == found["uploaded_to"] == f"file://{tmp_path}/shop/out-iteration_1.png"
 
 
-async def test_a_bucket_is_a_folder_whatever_its_name_ends_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    put: list[str] = []
-    # It has no `makedirs`: an object store would be asked to make the bucket.
-    bucket = SimpleNamespace(put_file=lambda _, path: put.append(path))
-    monkeypatch.setattr("fsspec.core.url_to_fs", lambda target: (bucket, target))
-    for place in ("s3://shop.png", "s3://shop/cars/", "s3://shop/a.WEBP"):
-        await upload(Path("run-7/iteration_1.png"), place)
-    assert put == ["s3://shop.png/run-7-iteration_1.png", "s3://shop/cars/run-7-iteration_1.png", "s3://shop/a.WEBP"]
+def test_a_person_decides_and_the_prompter_hears_of_it(openai: OpenAIServer, tmp_path: Path) -> None:
+    openai.say([drawn("red"), drawn("blue")], [judged(95, "Fine."), judged(20, "Dull.")], [written("warmer light")])
+    command = ["generate", "a ring", "--base-url", openai.url, "--max-iterations", "2", "--ask"]
+    # A score that is none is asked for again; for the second image Enter keeps what the judge said.
+    answers = "very good\n30\nwarmer, please\n\n\n"
+    done = CliRunner().invoke(app, [*command, "--output-dir", str(tmp_path)], input=answers)
+    found = json.loads(done.stdout)
+    assert found["score_history"] == [30, 20], "95 would have ended the run"
+    assert found["feedback_history"] == ["Fine. A person says: warmer, please", "Dull."]
+    assert found["iterations"][0]["aspects"]["judge"] == 0.95
+    assert "warmer, please" in openai.bodies("prompt")[0]["input"][0]["content"]
+    shown = " ".join(done.stderr.split())
+    assert f"iteration 1 of 2, {tmp_path}/iteration_1.png judged 95 of 100: Fine." in shown
+    assert "a score is a number from 0 to 100" in shown
+
+
+def test_nobody_who_answers_leaves_the_judges_score(openai: OpenAIServer, tmp_path: Path) -> None:
+    openai.say([drawn("red")], [judged(95, "Fine.")])
+    command = ["generate", "a ring", "--base-url", openai.url, "--ask", "--output-dir", str(tmp_path)]
+    found = json.loads(CliRunner().invoke(app, command, input="").stdout)
+    assert (found["score_history"], found["feedback_history"]) == ([95], ["Fine."])
 
 
 @pytest.mark.slow

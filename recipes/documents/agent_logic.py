@@ -1,0 +1,5 @@
+"""The base class of the text agents; see `agentfly.systems`."""
+
+from agentfly.systems import BaseAgent
+
+__all__ = ["BaseAgent"]

@@ -1,0 +1,1 @@
+"""The package of the document on the image generation system; `agentfly generate` does the work."""

@@ -1,0 +1,14 @@
+"""`python -m src.main "prompt"` is `python -m recipes.director_generator "prompt"`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# This file lies in the checkout, from which `recipes` is imported wherever the command is typed.
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+
+from recipes.director_generator.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The package of the document on TFrameX; `agentfly.systems` has its classes."""
