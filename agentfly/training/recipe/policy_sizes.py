@@ -66,9 +66,17 @@ def sizes_of(model: str) -> PolicySizes:
     folder = Path(model) if Path(model).is_dir() else cached_copy(model)
     model_type = None if folder is None else model_type_of(folder)
     if folder is not None and model_type is not None:
-        text = text_config(folder)
-        sizes = (int(text.get(name, 0)) for name in ("hidden_size", "num_hidden_layers", "vocab_size"))
-        return PolicySizes(model, model_type, count_parameters(folder) or (published and published.parameters), *sizes)
+        text, parameters = text_config(folder), count_parameters(folder)
+        if parameters is None and published is not None:
+            parameters = published.parameters
+        return PolicySizes(
+            model,
+            model_type,
+            parameters,
+            hidden=int(text.get("hidden_size", 0)),
+            layers=int(text.get("num_hidden_layers", 0)),
+            vocabulary=int(text.get("vocab_size", 0)),
+        )
     if published is None:
         return PolicySizes(model)
     return PolicySizes(model, **vars(published), by_name=True)

@@ -74,7 +74,8 @@ def test_a_reference_is_in_main_memory(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["lora_rank", "lora__rank"])
 def test_lora_trains_little_and_is_its_own_reference(key: str) -> None:
-    found = memory(**{f"actor_rollout_ref__model__{key}": 4, "actor_rollout_ref__actor__use_kl_loss": True})
+    changes: dict[str, Any] = {f"actor_rollout_ref__model__{key}": 4, "actor_rollout_ref__actor__use_kl_loss": True}
+    found = memory(**changes)
     # Seven linear maps a layer, two matrices of rank 4 beside each.
     trained = 7 * 2 * 4 * 8 * 3
     assert (found.weights, found.gradients, found.optimizer) == (4 * 1000 / 8, 4 * trained / 8, 8 * trained / 8)
