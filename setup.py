@@ -103,6 +103,8 @@ EXTRAS = {
     "openenv": ["openenv-core==0.3.0"],
     "verifiers": ["verifiers==0.4.0"],
     "serve": ["prometheus-client>=0.21", "uvicorn[standard]>=0.32"],
+    # `agentfly serve-images --ray`. From this version on Serve builds an application in its replicas.
+    "ray-serve": ["ray[serve]>=2.60,<3"],
     "dev": [
         # Both for the tests of the viewer in a browser, which is the system's own: scripts/install_browser.sh.
         "axe-playwright-python>=0.1.8",

@@ -83,13 +83,13 @@ def find_model(
         return str(Path(model).expanduser())
     if "://" in model or importlib.util.find_spec("huggingface_hub") is None or hub_answers():
         return model
-    cached = _cached(model, revision)
-    if cached is None or not (Path(cached) / index).is_file():
+    cached = cached_copy(model, revision)
+    if cached is None or not (cached / index).is_file():
         raise ConfigError(
             f"{_as_given(model, option)} is not on this machine and the hub cannot be reached: download it where "
             f"there is a network (hf download {model} --local-dir FOLDER) and give that FOLDER instead"
         )
-    return cached
+    return str(cached)
 
 
 def require_policy(model: str | None) -> str:
@@ -137,12 +137,20 @@ def hub_answers() -> bool:
     return answered.is_set()
 
 
-def _cached(model: str, revision: str | None) -> str | None:
+def cached_copy(model: str, revision: str | None = None) -> Path | None:
+    """Return the folder of a model of the hub in its cache on this machine; None where there is none.
+
+    Args:
+        model: hub name; paths and addresses are none.
+        revision: branch, tag or commit.
+    """
+    if is_local(model) or "://" in model or importlib.util.find_spec("huggingface_hub") is None:
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return str(snapshot_download(model, revision=revision, local_files_only=True))
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
     except (OSError, HFValidationError):
         return None
 

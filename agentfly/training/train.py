@@ -17,12 +17,14 @@ from rich.text import Text
 from agentfly.errors import ConfigError, TrainingError, printable
 from agentfly.training.launch.environment import run_environment
 from agentfly.training.launch.launcher import TrainingOutcome, launch
+from agentfly.training.launch.log_reader import steps_so_far
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.resume import check_same_run
 from agentfly.training.metrics.tool_stalls import stall_in_words
 from agentfly.training.recipe.compose import compose, settings_of, write
 from agentfly.training.recipe.plan import plan_of
 from agentfly.training.recipe.settings import TrainSettings
+from agentfly.training.recipe.step_parts import seconds_in_words
 from agentfly.training.verl.messages import CheckResult
 from agentfly.viewer.command import view_command
 
@@ -30,18 +32,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CHECK_SECONDS = 180.0
-# Phases of a step: verl's name, and the word on the console.
-PHASES = {
-    "gen": "rollout",
-    "old_log_prob": "log-probs",
-    "ref": "reference",
-    "values": "values",
-    "update_critic": "critic",
-    "update_actor": "update",
-    "update_weights": "sync",
-    "save_checkpoint": "checkpoint",
-    "testing": "validation",
-}
+MEASURED_STEPS = 10
 
 
 def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingOutcome:
@@ -101,7 +92,7 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
     """
     config = compose(recipe, overrides, sizes=False)
     settings = settings_of(config)
-    for line in plan_of(config, settings).lines():
+    for line in (*plan_of(config, settings).lines(), f"seconds     {measured_seconds(settings)}"):
         console.print(Text(printable(line)), soft_wrap=True)
     result = _check(config, settings, "check")
     for sentence in result.passed:
@@ -114,6 +105,16 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
     except ConfigError as fault:
         faults.append(str(fault))
     _raise_faults(faults)
+
+
+def measured_seconds(settings: TrainSettings) -> str:
+    """Return the seconds of a step as the run's folder has measured them; a plan guesses at none."""
+    steps = [step for step in steps_so_far(settings.metrics_log) if "timing_s/step" in step][-MEASURED_STEPS:]
+    if not steps:
+        return "not measured: the run has taken no step yet"
+    names = {name for step in steps for name in step if name.startswith("timing_s/")}
+    means = {name: sum(step.get(name, 0.0) for step in steps) / len(steps) for name in names}
+    return f"{seconds_in_words(means)} (mean of the last {len(steps)} steps in {settings.metrics_log})"
 
 
 def _check(config: DictConfig, settings: TrainSettings, checks: Literal["check", "ready"]) -> CheckResult:
@@ -183,14 +184,11 @@ def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     if "timing_s/step" not in metrics:
         values = [f"{name.removeprefix('val-core/')} {value:.3f}" for name, value in sorted(metrics.items())]
         return f"validation before step 1: {', '.join(v for v in values if 'reward' in v or 'score' in v)}"
-    parts = [
-        f"{label} {metrics[f'timing_s/{name}']:.1f}" for name, label in PHASES.items() if f"timing_s/{name}" in metrics
-    ]
     words = [
         f"step {step}/{steps}",
         f"reward {metrics.get('reward/mean', metrics.get('critic/rewards/mean', 0.0)):.3f}",
         f"edit {metrics.get('reward/part/edit', 0.0):.3f}",
-        f"{metrics['timing_s/step']:.1f} s = {' + '.join(parts)}",
+        seconds_in_words(metrics),
         stall_in_words(metrics) or "",
     ]
     prefixes = ("chains/lost/", "chains/stop/wall_clock")

@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {
     "python -m src.main": "tests/unit/systems/director_generator/test_documents.py",
     "agentfly mcp": "tests/unit/serving/mcp/test_command.py",
     "export TOOLS_KEY=": "tests/unit/serving/mcp/test_command.py",
+    "agentfly serve-images --ray": "tests/integration/serving/test_image_replicas.py",
     "agentfly serve-images": "tests/unit/serving/image_server/test_command.py",
     "python -m agentfly.vision.remote.load_test": "tests/unit/vision/remote/test_load_test.py",
     "python benchmarks/image_server_peers.py": "tests/unit/benchmarks/test_image_server_peers_benchmark.py",

@@ -126,7 +126,9 @@ def test_lock_pins_every_direct_requirement_at_a_version_that_setup_permits(
     lock: str, engine: str, python: str
 ) -> None:
     pins = lock_pins(lock, python)
-    requirements = direct_requirements("", "verl", engine, "diffusion", "groundingdino", "serve", "mcp", "dev")
+    requirements = direct_requirements(
+        "", "verl", engine, "diffusion", "groundingdino", "serve", "ray-serve", "mcp", "dev"
+    )
     unmet = [str(r) for r in requirements if not r.specifier.contains(pins.get(canonicalize_name(r.name), "0"))]
     assert unmet == []
 

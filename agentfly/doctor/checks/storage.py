@@ -10,7 +10,8 @@ from pathlib import Path
 
 from agentfly.doctor.examination import Examination
 from agentfly.doctor.findings import Finding, error, ok, skipped, warning
-from agentfly.training.recipe.plan import GIB, count_parameters
+from agentfly.training.recipe.memory import GIB
+from agentfly.training.recipe.policy_sizes import count_parameters
 from agentfly.training.recipe.readiness import STORED
 
 SHARED_MEMORY = Path("/dev/shm")

@@ -24,6 +24,9 @@ _UNUSED: dict[ModelType, tuple[str, ...]] = {
     "sdxl": ("area",),
 }
 
+# Requests whose bodies may be read at once beyond those that the queue and the workers take.
+_READING = 16
+
 
 class UploadLimits(Settings):
     """Limits of a request, checked before anything is decoded.
@@ -108,6 +111,7 @@ class ServerSettings(ModelOptions):
         device: device of the workers when there are no `gpu_ids`.
         workers: number of workers when there are no `gpu_ids`.
         worker_slots: requests that a worker holds at once; 0 lets the model type choose.
+        replicas: servers like this one behind the same address, itself included, at most; above 1 with Ray Serve alone.
         host, port: address to listen on. Hosts other than loopback should have an API key.
         api_key: that clients must send as `Authorization: Bearer ...`; None lets everybody in.
         max_queue: most requests that wait for a worker.
@@ -124,6 +128,7 @@ class ServerSettings(ModelOptions):
     device: str = "cpu"
     workers: int = Field(1, ge=1, le=64)
     worker_slots: int = Field(0, ge=0, le=64)
+    replicas: int = Field(1, ge=1)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_key: SecretStr | None = None
@@ -161,6 +166,11 @@ class ServerSettings(ModelOptions):
     def capacity(self) -> int:
         """Number of requests that all workers hold at once."""
         return self.slots * (len(self.gpu_ids) or self.workers)
+
+    @property
+    def admitted(self) -> int:
+        """Number of requests of work that are read, wait or run at once; further ones are answered 503."""
+        return self.max_queue + self.capacity + _READING
 
     def engine_options(self) -> EngineOptions:
         """Return the options of each worker's engine. With `gpu_ids` a worker sees one GPU, its own."""

@@ -11,17 +11,20 @@ from agentfly.templates.families.family import (
     Runs,
     Support,
 )
+from agentfly.templates.families.published import PUBLISHED, PublishedModel
 from agentfly.templates.families.registry import CALL_FORMS, FAMILIES, family_named, find_family, model_type_of
 
 __all__ = [
     "CALL_FORMS",
     "FAMILIES",
     "LEVELS",
+    "PUBLISHED",
     "CallForm",
     "Family",
     "Level",
     "Placeholder",
     "Processor",
+    "PublishedModel",
     "Reasoning",
     "Runs",
     "Support",

@@ -26,7 +26,8 @@ from agentfly.evaluators.http import HttpEvaluator
 from agentfly.model_source import hub_is_off
 from agentfly.redaction import public_url
 from agentfly.training.recipe.checks import RAY_ADDRESS, check_model
-from agentfly.training.recipe.plan import GIB, count_parameters, text_config
+from agentfly.training.recipe.memory import GIB
+from agentfly.training.recipe.policy_sizes import count_parameters, text_config
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_config import VerlConfig
 from agentfly.vision.remote.preflight import require_nodes

@@ -38,9 +38,19 @@ class PolicyLossNode(Protocol):
     loss_mode: str
 
 
+class FsdpNode(Protocol):
+    """`fsdp_config` of a model, or `fsdp` of the critic."""
+
+    model_dtype: str
+    param_offload: bool
+    optimizer_offload: bool
+
+
 class ActorNode(Protocol):
     """`actor_rollout_ref.actor`."""
 
+    fsdp_config: FsdpNode
+    ppo_epochs: int
     ppo_mini_batch_size: int
     ppo_max_token_len_per_gpu: int
     use_dynamic_bsz: bool
@@ -69,6 +79,10 @@ class RolloutNode(Protocol):
     """`actor_rollout_ref.rollout`; lengths in tokens."""
 
     n: int
+    dtype: str
+    gpu_memory_utilization: float
+    nnodes: int
+    n_gpus_per_node: int
     prompt_length: int
     response_length: int
     max_model_len: int
@@ -77,25 +91,49 @@ class RolloutNode(Protocol):
     pipeline_model_parallel_size: int
 
 
+class ReferenceNode(Protocol):
+    """`actor_rollout_ref.ref`."""
+
+    fsdp_config: FsdpNode
+
+
 class PolicyNode(Protocol):
     """`actor_rollout_ref`."""
 
     actor: ActorNode
     model: ModelNode
+    ref: ReferenceNode
     rollout: RolloutNode
+
+
+class CorrectionNode(Protocol):
+    """`algorithm.rollout_correction`."""
+
+    bypass_mode: bool
+
+
+class FilterGroupsNode(Protocol):
+    """`algorithm.filter_groups`."""
+
+    enable: bool
 
 
 class AlgorithmNode(Protocol):
     """`algorithm`."""
 
     adv_estimator: str
+    filter_groups: FilterGroupsNode
+    rollout_correction: CorrectionNode
     use_kl_in_reward: bool
 
 
 class CriticNode(Protocol):
     """`critic`."""
 
+    fsdp: FsdpNode
     optim: object
+    ppo_epochs: int
+    ppo_mini_batch_size: int
 
 
 class RewardModelNode(Protocol):
@@ -111,9 +149,16 @@ class RewardNode(Protocol):
     reward_model: RewardModelNode
 
 
+class SeparateAsyncNode(Protocol):
+    """`trainer.v1.separate_async`."""
+
+    parameter_sync_step: int
+
+
 class TrainerModeNode(Protocol):
     """`trainer.v1`."""
 
+    separate_async: SeparateAsyncNode
     trainer_mode: str
 
 
@@ -123,7 +168,9 @@ class TrainerNode(Protocol):
     n_gpus_per_node: int
     nnodes: int
     total_training_steps: int
+    critic_warmup: int
     save_freq: int
+    test_freq: int
     max_actor_ckpt_to_keep: int | None
     max_critic_ckpt_to_keep: int | None
     v1: TrainerModeNode

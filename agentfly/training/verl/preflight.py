@@ -19,12 +19,13 @@ from agentfly.evaluation.scoring import FIRST_TASKS, count_scorable
 from agentfly.evaluators import make_evaluator
 from agentfly.images import ImageStore, ImageView
 from agentfly.templates import ChatCodec, load_template
-from agentfly.templates.families import find_family, model_type_of
+from agentfly.templates.families import find_family
 from agentfly.training.launch.prepare import count_rows, ready_file, training_tasks
 from agentfly.training.metrics.health import health_settings
 from agentfly.training.recipe import readiness
 from agentfly.training.recipe.checks import check_tasks, size_faults
 from agentfly.training.recipe.compose import settings_of
+from agentfly.training.recipe.policy_sizes import sizes_of
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_config import VerlConfig
 from agentfly.training.verl.messages import CheckResult
@@ -104,20 +105,17 @@ def check_family(config: VerlConfig, settings: TrainSettings) -> str:
     Raises:
         ConfigError: it cannot; the message says why, with the place in verl.
     """
-    model_type = model_type_of(Path(settings.model))
-    if model_type is None:
-        return f"the family of {settings.model} was not looked at: it is not on this machine"
-    family = find_family(model_type)
-    if family is None:
-        return f"model type {model_type}: of no family that was tried"
-    support = family.support[model_type]
+    policy = sizes_of(settings.model)
+    family = find_family(policy.model_type)
+    if policy.model_type is None or family is None:
+        return f"the family of {settings.model} is {policy.family_in_words()}"
+    support = family.support[policy.model_type]
     if support.goal != "trained":
         why = "; ".join(support.limits)
         raise ConfigError(
-            f"{family.title} ({model_type}) cannot be trained: {why}. docs/models.md lists those that can"
+            f"{family.title} ({policy.model_type}) cannot be trained: {why}. docs/models.md lists those that can"
         )
-    untried = f"; not tried yet: {', '.join(support.untried)}" if support.untried else ""
-    return f"{family.title} ({model_type}), which verl trains{untried}"
+    return f"verl trains {family.title} ({policy.model_type})"
 
 
 def check_template(config: VerlConfig, settings: TrainSettings) -> str:

@@ -190,10 +190,12 @@ class Node:
     def record_slots(self, slots: int) -> None:
         """Record how many requests it says that it takes at once. More would wait there, where no other node gets them.
 
+        Behind one address there may be many servers, so this may be more than `max_limit`.
+
         Args:
             slots: above 0.
         """
-        most = min(self._settings.max_limit, slots)
+        most = min(self._settings.max_slots, slots)
         if most != self._most:
             self._most, self.limit = most, float(most)
 

@@ -161,6 +161,7 @@ class PoolSettings:
 
     Attributes:
         initial_limit, max_limit: requests that a node gets at once, at first and at most.
+        max_slots: the same at most for a node that tells how many it takes at once.
         failure_threshold: failures in a row that open a node's circuit.
         open_seconds, max_open_seconds: how long it stays open, the first time and at most.
         connect_seconds: longest time to connect.
@@ -183,6 +184,7 @@ class PoolSettings:
 
     initial_limit: int = 4
     max_limit: int = 64
+    max_slots: int = 4096
     failure_threshold: int = 3
     open_seconds: float = 0.5
     max_open_seconds: float = 30.0
@@ -199,7 +201,7 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         """Reject settings under which requests would wait for ever."""
-        counts = ("initial_limit", "max_limit", "failure_threshold", "max_failures", "lost_after")
+        counts = ("initial_limit", "max_limit", "max_slots", "failure_threshold", "max_failures", "lost_after")
         seconds = ("open_seconds", "max_open_seconds", "connect_seconds", "probe_seconds", "health_seconds")
         silence = ("unreached_seconds", "away_seconds")
         wrong = [name for name in counts if getattr(self, name) < 1]

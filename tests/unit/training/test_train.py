@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from agentfly.errors import TrainingError
-from agentfly.training.train import run_checks, step_line
+from agentfly.training.recipe.settings import DataSettings, TrainSettings
+from agentfly.training.train import measured_seconds, run_checks, step_line
 
 METRICS = {
     "timing_s/step": 12.34,
@@ -96,11 +98,23 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, tiny_polic
     done = dry_run(tmp_path, tiny_policy, "agentfly.system_prompt=''", "trainer.total_training_steps=7")
     assert done.returncode == 0, done.stderr
     assert "grpo, 7 steps" in done.stdout
-    assert "4 chains, 1,024 tokens at most" in done.stdout
+    assert "2 prompts x 2 = 4 chains" in done.stdout
+    assert "together at most 128 tool calls and 1,024 tokens" in done.stdout
+    assert "family      Qwen2.5-VL (qwen2_5_vl), level trained" in done.stdout
+    assert "seconds     not measured: the run has taken no step yet" in done.stdout
     assert "1 x cpu, sync trainer" in done.stdout
     assert "verl accepts the configuration" in done.stdout
     assert "of 64 tokens at most" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_has_the_seconds_that_the_run_has_measured(tmp_path: Path) -> None:
+    steps = [{"timing_s/step": 10.0 + step, "timing_s/gen": 6.0} for step in range(12)]
+    lines = [json.dumps({"step": number, "data": data}) for number, data in enumerate([{"val": 1.0}, *steps])]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    settings = TrainSettings(model="m", out=tmp_path, data=DataSettings(train="stickers"))
+    words = f"16.5 s = rollout 6.0 (mean of the last 10 steps in {tmp_path / 'metrics.jsonl'})"
+    assert measured_seconds(settings) == words
 
 
 @pytest.mark.slow

@@ -33,8 +33,6 @@ WORK_PATHS = {
     "/v1/images/generations": Operation.generate,
     "/v1/detections": Operation.detect,
 }
-# Requests whose bodies may be read at once beyond those that the queue and the workers take.
-_READING = 16
 _FILE: dict[str, object] = {"type": "string", "format": "binary"}
 _TEXT: dict[str, object] = {"type": "string", "description": "base64 or a data URI"}
 
@@ -126,7 +124,7 @@ class Guard:
         self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
         self._body_bytes = settings.limits.body_bytes
         self._memory = RequestMemory(settings.limits.memory_bytes)
-        self._most_posts = settings.max_queue + settings.capacity + _READING
+        self._most_posts = settings.admitted
         self._posts, self._metrics = 0, metrics
         self._per_minute = settings.max_requests_per_minute
         self._clients = ClientLimits(self._per_minute) if self._per_minute else None

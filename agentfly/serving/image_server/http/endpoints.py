@@ -161,7 +161,7 @@ class ImageServer:
             "version": self._version,
             "capabilities": sorted(operation.value for operation in dispatcher.operations),
             "max_images": min(dispatcher.max_images, self.settings.limits.images),
-            "slots": self.settings.capacity,
+            "slots": self.settings.capacity * self.settings.replicas,
         }
         return {"object": "list", "data": [model] if dispatcher.engine else []}
 

@@ -116,6 +116,7 @@ class Dispatcher:
 
     Attributes:
         fatal: set when the first engine cannot be loaded; `fatal_message` has the reason.
+        known: set when the first engine is loaded or cannot be.
         engine: name of the engine; empty until a worker is ready.
         operations: of that engine.
         max_images: images that it edits in one call.
@@ -129,7 +130,7 @@ class Dispatcher:
         self._ids = 0
         self._closing = False
         self._job_seconds = 0.0  # moving average of a job's time in a worker
-        self.fatal = asyncio.Event()
+        self.fatal, self.known = asyncio.Event(), asyncio.Event()
         self.fatal_message = ""
         self.engine = ""
         self.operations: frozenset[Operation] = frozenset()
@@ -292,12 +293,14 @@ class Dispatcher:
             worker.ready, worker.faults = message, 0
             self._set_memory(worker, message.memory)
             self.engine, self.operations, self.max_images = message.engine, message.operations, message.max_images
+            self.known.set()
             logger.info("worker %d is ready: %s", worker.index, message.engine)
         elif isinstance(message, NotLoaded):
             logger.error("worker %d cannot load its engine: %s", worker.index, message.message)
             if not self.engine:
                 self.fatal_message = message.message
                 self.fatal.set()
+                self.known.set()
         else:
             self._set_memory(worker, message.memory)
             job = worker.jobs.pop(message.job, None)

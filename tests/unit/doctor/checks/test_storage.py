@@ -10,7 +10,7 @@ import pytest
 from agentfly.doctor import DoctorRequest, Examination
 from agentfly.doctor.checks import storage
 from agentfly.doctor.checks.storage import Space
-from agentfly.training.recipe.plan import GIB
+from agentfly.training.recipe.memory import GIB
 from tests.unit.doctor.judged import levels, only
 
 

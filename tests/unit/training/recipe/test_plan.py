@@ -1,120 +1,70 @@
-"""The plan of a run and the memory it needs: counted from the checkpoint, and by hand."""
+"""The plan of a run: every recipe's has family, level, memory and the parts of a step."""
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agentfly.training.recipe.plan import GIB, count_parameters, plan_of
-from agentfly.training.recipe.settings import DataSettings, TrainSettings
+from agentfly.model_source import SHIPPED_POLICY
+from agentfly.training.recipe import policy_sizes
+from agentfly.training.recipe.compose import compose, settings_of
+from agentfly.training.recipe.plan import plan_of
 
-OmegaConf = pytest.importorskip("omegaconf").OmegaConf
+pytest.importorskip("hydra")
+pytest.importorskip("verl")
 
-PARAMETERS, HIDDEN, LAYERS, WORDS = 1000, 8, 3, 50
+pytestmark = pytest.mark.slow
 
-
-def test_parameters_are_those_that_torch_counts(tiny_policy: Path) -> None:
-    torch = pytest.importorskip("torch")
-    from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
-
-    with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(AutoConfig.from_pretrained(tiny_policy))
-    assert count_parameters(tiny_policy) == sum(weight.numel() for weight in model.parameters())
+RECIPES = Path(__file__).resolve().parents[4] / "recipes"
+# Those of `agentfly train`; the two others are for `agentfly eval` and `agentfly sft`.
+TRAINING = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem not in ("eval", "sft_warm_start"))
 
 
-def write_weights(path: Path, *shapes: tuple[int, ...]) -> None:
-    """The header of a safetensors file; nobody reads further."""
-    header = {f"w{i}": {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for i, shape in enumerate(shapes)}
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text)
+def plan_in_words(name: str, *overrides: str) -> dict[str, str]:
+    """Return the lines of a recipe's plan by their first word; a line that goes on has none."""
+    config = compose(RECIPES / f"{name}.yaml", overrides)
+    lines = plan_of(config, settings_of(config)).lines()
+    return {line[:12].strip(): line[12:] for line in lines}
 
 
-@pytest.fixture
-def policy(tmp_path: Path) -> Path:
-    """A checkpoint of 1000 parameters in two files."""
-    write_weights(tmp_path / "model-1.safetensors", (30, 20), (100,), ())
-    write_weights(tmp_path / "model-2.safetensors", (299,))
-    text = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "vocab_size": WORDS}
-    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 1, "text_config": text}))
-    return tmp_path
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every machine have what a fresh one has."""
+    monkeypatch.setattr(policy_sizes, "cached_copy", lambda model: None)
 
 
-def config(**changes: Any) -> Any:
-    made = OmegaConf.create(
-        {
-            "algorithm": {"adv_estimator": "grpo", "use_kl_in_reward": False},
-            "data": {"train_batch_size": 16, "max_prompt_length": 100, "max_response_length": 200},
-            "trainer": {"n_gpus_per_node": 4, "nnodes": 2, "total_training_steps": 5, "v1": {"trainer_mode": "sync"}},
-            "actor_rollout_ref": {
-                "model": {"lora_rank": 0, "lora": {"rank": 0}},
-                "actor": {"use_kl_loss": False, "ppo_max_token_len_per_gpu": 300},
-                "rollout": {"n": 4, "tensor_model_parallel_size": 2},
-            },
-        }
+@pytest.mark.parametrize("name", TRAINING)
+def test_every_recipe_tells_family_level_memory_and_parts(name: str) -> None:
+    # The policy of this one is made by `agentfly quickstart`.
+    plan = plan_in_words(name, *([f"agentfly.model={SHIPPED_POLICY}"] if name == "quickstart" else ()))
+    assert re.match(r"Qwen\S+ \(qwen\w+\), level trained: token-exact rollouts on vLLM, trained with", plan["family"])
+    assert re.match(r"about \d+\.\d GiB an accelerator during updates \(weights \d.*optimizer", plan["memory"])
+    assert "engine" in plan[""]
+    numbers = (
+        r"\d+ prompts x \d+ = [\d,]+ chains, each of at most \d+ turns, \d+ tool calls and [\d,]+ tokens; "
+        r"together at most [\d,]+ tool calls and [\d,]+ tokens"
     )
-    for key, value in changes.items():
-        OmegaConf.update(made, key.replace("__", "."), value)
-    return made
+    assert re.fullmatch(numbers, plan["a step"])
+    assert re.search(
+        r"rollout \(generation, tools .*, then .*update \(\d+ optimizer steps? of .*sync of", plan["parts"]
+    )
 
 
-def settings(model: Path | str, **values: Any) -> TrainSettings:
-    return TrainSettings(model=str(model), out=Path("runs/x"), data=DataSettings(train="stickers"), **values)
+def test_a_policy_that_is_not_there_yet_is_not_guessed_at() -> None:
+    plan = plan_in_words("quickstart", "agentfly.model=runs/nowhere/policy")
+    assert plan["family"] == "unknown: config.json is not in runs/nowhere/policy"
+    assert plan["memory"] == "unknown: *.safetensors is not in runs/nowhere/policy"
 
 
-def memory(policy: Path, **changes: Any) -> dict[str, float]:
-    found = plan_of(config(**changes), settings(policy)).memory
-    assert found is not None
-    assert found.total == pytest.approx(sum(vars(found).values()))
-    return vars(found)
-
-
-def test_memory_without_critic_and_reference(policy: Path) -> None:
-    assert count_parameters(policy) == PARAMETERS
-    assert memory(policy) == {
-        "optimised": 16 * 1000 / 8,
-        "critic": 0.0,
-        "reference": 0.0,
-        "rollout": 2 * 1000 / 2,
-        "logits": 8 * 300 * WORDS,
-        "layers": 2 * 300 * HIDDEN * LAYERS,
-    }
-
-
-def test_a_critic_and_a_reference_need_memory_too(policy: Path) -> None:
-    found = memory(policy, algorithm__adv_estimator="gae", algorithm__use_kl_in_reward=True)
-    assert (found["critic"], found["reference"]) == (16 * 1000 / 8, 2 * 1000 / 8)
-    assert memory(policy, actor_rollout_ref__actor__use_kl_loss=True)["reference"] == 2 * 1000 / 8
-
-
-@pytest.mark.parametrize("key", ["lora_rank", "lora__rank"])
-def test_lora_trains_little_and_is_its_own_reference(policy: Path, key: str) -> None:
-    changes = {f"actor_rollout_ref__model__{key}": 4, "actor_rollout_ref__actor__use_kl_loss": True}
-    found = memory(policy, **changes)
-    # Seven linear maps a layer, two matrices of rank 4 beside each.
-    trained = 7 * 2 * 4 * HIDDEN * LAYERS
-    assert found["optimised"] == (16 * trained + 2 * 1000) / 8
-    assert found["reference"] == 0.0
-
-
-def test_the_plan_in_words(policy: Path) -> None:
-    lines = "\n".join(plan_of(config(), settings(policy)).lines())
-    assert "0.0 M parameters" in lines
-    assert "grpo, 5 steps" in lines
-    assert "64 chains, 19,200 tokens at most" in lines
-    assert "8 x cuda, sync trainer" in lines
-    assert f"about {memory_total(policy) / GIB:.1f} GiB an accelerator (optimised" in lines
-    assert "critic" not in lines
-    assert "stickers (validation: the first of them)" in lines
-
-
-def memory_total(policy: Path) -> float:
-    return sum(memory(policy).values())
-
-
-def test_weights_elsewhere_are_not_guessed_at() -> None:
-    plan = plan_of(config(), settings("Qwen/Qwen2.5-VL-3B-Instruct"))
-    assert plan.parameters is None
-    assert any("not estimated: the weights are not on this machine" in line for line in plan.lines())
+def test_the_plan_of_a_recipe_in_numbers() -> None:
+    plan = plan_in_words("qwen2_5_vl_3b_ppo", "actor_rollout_ref.actor.use_kl_loss=true")
+    assert plan["model"] == "Qwen/Qwen2.5-VL-3B-Instruct, 3,754.6 M parameters"
+    assert plan["algorithm"] == "gae, 400 steps"
+    assert plan["runs on"] == "8 x cuda, sync trainer"
+    assert plan["tasks"] == "magicbrush (validation: magicbrush)"
+    # 16 bytes a parameter over 8 accelerators, for the policy and for its critic.
+    assert "(weights 1.7, gradients 1.7, optimizer 3.5, critic 7.0, logits 18.5, layers 2.2)" in plan["memory"]
+    assert "the reference has 1.7 GiB of main memory" in plan["memory"]
+    assert "takes 60% of the accelerator, 7.0 GiB of it for weights; the trainer keeps 10.5 GiB" in plan[""]

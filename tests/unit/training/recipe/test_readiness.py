@@ -27,7 +27,7 @@ from agentfly.training.recipe.readiness import (
     positions_of,
 )
 from agentfly.training.recipe.settings import TrainSettings
-from tests.unit.training.recipe.test_plan import PARAMETERS, policy
+from tests.unit.training.recipe.test_policy_sizes import PARAMETERS, policy
 
 __all__ = ["policy"]  # a fixture
 

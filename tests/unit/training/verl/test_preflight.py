@@ -290,8 +290,8 @@ def test_a_family_that_verl_cannot_train_is_refused_with_the_reason(tmp_path: Pa
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type} if model_type else {}))
         return check_family(None, SimpleNamespace(model=str(tmp_path)))  # type: ignore[arg-type]
 
-    assert check("qwen2_5_vl") == "Qwen2.5-VL (qwen2_5_vl), which verl trains"
-    assert "was not looked at" in check(None)
+    assert check("qwen2_5_vl") == "verl trains Qwen2.5-VL (qwen2_5_vl)"
+    assert "unknown: config.json is not in" in check(None)
     assert "of no family that was tried" in check("bert")
     with pytest.raises(ConfigError, match=r"Gemma 3 \(gemma3\) cannot be trained: .*tokenizer.py:236"):
         check("gemma3")

@@ -68,8 +68,10 @@ def test_a_server_that_tells_what_it_takes_at_once_gets_that_and_no_more(node: N
     node.record_busy(0.0)
     node.record_slots(2)  # told again by the next health check, which is no news
     assert node.limit == 1
+    node.record_slots(200)  # many servers behind one address
+    assert node.limit == 200
     node.record_slots(1_000_000)
-    assert node.limit == PoolSettings().max_limit
+    assert node.limit == PoolSettings().max_slots
 
 
 def test_a_server_is_gone_when_it_is_silent_for_longer_than_a_restart_takes(clock: Clock) -> None:
