@@ -65,10 +65,19 @@ class ModelNode(Protocol):
     def __contains__(self, key: object) -> bool: ...
 
 
+class CheckpointEngineNode(Protocol):
+    """`actor_rollout_ref.rollout.checkpoint_engine`."""
+
+    backend: str
+
+
 class RolloutNode(Protocol):
-    """`actor_rollout_ref.rollout`; lengths in tokens."""
+    """`actor_rollout_ref.rollout`; lengths in tokens, accelerators of the rollout alone."""
 
     n: int
+    nnodes: int
+    n_gpus_per_node: int
+    checkpoint_engine: CheckpointEngineNode
     prompt_length: int
     response_length: int
     max_model_len: int
@@ -111,10 +120,17 @@ class RewardNode(Protocol):
     reward_model: RewardModelNode
 
 
+class SeparateAsyncNode(Protocol):
+    """`trainer.v1.separate_async`."""
+
+    parameter_sync_step: int
+
+
 class TrainerModeNode(Protocol):
     """`trainer.v1`."""
 
     trainer_mode: str
+    separate_async: SeparateAsyncNode
 
 
 class TrainerNode(Protocol):

@@ -27,6 +27,9 @@ from agentfly.training.verl.protocols import SampledBatch
 from agentfly.training.verl.step_metrics import StepObserver
 
 logger = logging.getLogger(__name__)
+# verl's message about `hybrid_engine=false` has a keyword that `logging` does not know, and would end the run
+# (verl/trainer/ppo/v1/trainer_separate_async.py:181). The trainer makes its buffer before that line.
+logging.getLogger("verl.trainer.ppo.v1.trainer_separate_async").setLevel(logging.WARNING)
 
 POLL_SECONDS = 0.05
 _FIELDS = ["extra_fields", "input_ids", "prompts", "response_mask"]

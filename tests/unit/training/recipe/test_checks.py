@@ -16,11 +16,19 @@ GOOD: dict[str, Any] = {
     "algorithm": {"adv_estimator": "grpo"},
     "data": {"train_batch_size": 16, "max_prompt_length": 100, "max_response_length": 200},
     "reward": {"reward_model": {"enable": False, "enable_resource_pool": False}},
-    "trainer": {"n_gpus_per_node": 4, "nnodes": 1, "total_training_steps": 5, "v1": {"trainer_mode": "sync"}},
+    "trainer": {
+        "n_gpus_per_node": 4,
+        "nnodes": 1,
+        "total_training_steps": 5,
+        "v1": {"trainer_mode": "sync", "separate_async": {"parameter_sync_step": 2}},
+    },
     "actor_rollout_ref": {
         "actor": {"ppo_mini_batch_size": 8, "ppo_max_token_len_per_gpu": 300, "use_dynamic_bsz": True},
         "rollout": {
             "n": 2,
+            "nnodes": 0,
+            "n_gpus_per_node": 3,
+            "checkpoint_engine": {"backend": "nccl"},
             "max_model_len": 300,
             "tensor_model_parallel_size": 2,
             "data_parallel_size": 1,
@@ -39,6 +47,7 @@ def config(**changes: Any) -> Any:
 
 
 ACTOR, ROLLOUT = "actor_rollout_ref__actor__", "actor_rollout_ref__rollout__"
+SEPARATE = {"trainer__v1__trainer_mode": "separate_async", f"{ROLLOUT}nnodes": 1}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +58,8 @@ ACTOR, ROLLOUT = "actor_rollout_ref__actor__", "actor_rollout_ref__rollout__"
         # Each chain is a micro batch of its own, whatever its length.
         {f"{ACTOR}use_dynamic_bsz": False, f"{ACTOR}ppo_max_token_len_per_gpu": 10},
         # Rollout and training have accelerators of their own.
-        {"trainer__v1__trainer_mode": "separate_async", f"{ROLLOUT}tensor_model_parallel_size": 3},
+        {**SEPARATE, f"{ROLLOUT}tensor_model_parallel_size": 3, "trainer__n_gpus_per_node": 4},
+        {**SEPARATE, "trainer__v1__trainer_mode": "colocate_async", f"{ROLLOUT}nnodes": 0},
         {"reward__reward_model": {"enable": True, "enable_resource_pool": True}},
         {"agentfly__audit": {"evaluator": "structural"}},
         {"agentfly__evaluator_sleep": True},
@@ -71,6 +81,13 @@ def test_good_configurations_pass(changes: dict[str, Any]) -> None:
         ({f"{ROLLOUT}max_model_len": 299}, r"max_model_len=299 is less than a chain may have \(300 tokens\)"),
         ({"trainer__n_gpus_per_node": 3}, "3 accelerators .* cannot hold engines of 2 each"),
         ({f"{ROLLOUT}pipeline_model_parallel_size": 4}, "4 accelerators .* cannot hold engines of 8 each"),
+        (SEPARATE, r"3 accelerators \(actor_rollout_ref\.rollout\.n_gpus_per_node .* cannot hold engines of 2 each"),
+        ({**SEPARATE, f"{ROLLOUT}nnodes": 0}, "separate_async rolls out on accelerators of its own: set"),
+        ({**SEPARATE, f"{ROLLOUT}checkpoint_engine__backend": "naive"}, r"backend to nccl, or with device=cpu to gloo"),
+        (
+            {**SEPARATE, f"{ACTOR}ppo_mini_batch_size": 4},
+            r"parameter_sync_step=2 updates of ppo_mini_batch_size=4 tasks in a step, 8 and not data\.train_batch_size",
+        ),
         ({"reward__reward_model__enable": True}, r"set reward\.reward_model\.enable_resource_pool=true"),
         ({"agentfly__audit": {"evaluator": "reference"}}, r"agentfly\.audit\.evaluator must not be the one"),
         (
