@@ -101,6 +101,12 @@ def check_model(settings: TrainSettings, *, reach: bool = True) -> None:
         find_model(settings.model, wanted="a policy", option="agentfly.model=", weights=True)
 
 
+def rollout_accelerators(config: VerlConfig) -> int:
+    """Return the number of accelerators that the rollout has beside the trainer's."""
+    rollout = config.actor_rollout_ref.rollout
+    return rollout.n_gpus_per_node * rollout.nnodes if config.trainer.v1.trainer_mode == "separate_async" else 0
+
+
 def _batch_faults(config: VerlConfig) -> Iterator[str]:
     """Yield the faults of the batch and of the group of one prompt."""
     whole, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
@@ -128,7 +134,7 @@ def _accelerator_faults(config: VerlConfig) -> Iterator[str]:
     count = config.trainer.n_gpus_per_node * config.trainer.nnodes
     share = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
     if config.trainer.v1.trainer_mode == "separate_async":
-        count, whose = rollout.n_gpus_per_node * rollout.nnodes, "actor_rollout_ref.rollout"
+        count, whose = rollout_accelerators(config), "actor_rollout_ref.rollout"
         if count < 1:
             yield (
                 "separate_async rolls out on accelerators of its own: set actor_rollout_ref.rollout.nnodes and "

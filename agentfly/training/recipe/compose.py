@@ -297,6 +297,8 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
 
 def _complete_asynchronous(config: DictConfig, settings: TrainSettings) -> None:
     """Write what follows from an asynchronous trainer: its replay buffer, and on a CPU its accelerators."""
+    from agentfly.training.recipe.checks import rollout_accelerators
+
     sampler = config.trainer.v1.sampler.custom_sampler
     if sampler.name == SAMPLER:
         sampler.name = f"{SAMPLER}Async"
@@ -305,10 +307,9 @@ def _complete_asynchronous(config: DictConfig, settings: TrainSettings) -> None:
     # New weights interrupt a turn, and the rest of it would draw the same random numbers as its beginning.
     config.agentfly.seeded = False
     if config.trainer.v1.trainer_mode == "separate_async":
-        trainer, rollout = config.trainer, config.actor_rollout_ref.rollout
         # An engine beside the trainer, as verl adds one, would have no core of its own.
         config.actor_rollout_ref.hybrid_engine = False
-        needed = trainer.n_gpus_per_node * trainer.nnodes + rollout.n_gpus_per_node * rollout.nnodes
+        needed = config.trainer.n_gpus_per_node * config.trainer.nnodes + rollout_accelerators(config)
         config.ray_kwargs.ray_init.num_gpus = max(config.ray_kwargs.ray_init.num_gpus, needed)
 
 

@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from agentfly.training.recipe.checks import rollout_accelerators
 from agentfly.training.recipe.settings import TrainSettings
 from agentfly.training.recipe.verl_config import VerlConfig
 
@@ -99,6 +100,7 @@ def plan_of(config: VerlConfig, settings: TrainSettings) -> Plan:
     count = trainer.n_gpus_per_node * trainer.nnodes
     validation = settings.data.validation or "the first of them"
     sizes = count_parameters(Path(settings.model))
+    beside = f" and {own} of the rollout alone" if (own := rollout_accelerators(config)) else ""
     return Plan(
         model=settings.model,
         tasks=f"{settings.data.train} (validation: {validation})",
@@ -107,7 +109,7 @@ def plan_of(config: VerlConfig, settings: TrainSettings) -> Plan:
         steps=int(trainer.total_training_steps),
         chains=chains,
         tokens=chains * (data.max_prompt_length + data.max_response_length),
-        accelerators=f"{count} x {settings.device}, {trainer.v1.trainer_mode} trainer",
+        accelerators=f"{count} x {settings.device}{beside}, {trainer.v1.trainer_mode} trainer",
         parameters=sizes,
         memory=None if sizes is None else _memory(config, Path(settings.model), sizes, count),
     )

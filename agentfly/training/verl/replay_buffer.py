@@ -46,6 +46,8 @@ class _Watchful:
     when a rollout takes a second.
     """
 
+    _replaces_lost = False  # verl puts another prompt in the place of each that has lost a chain
+
     def __init__(self, *args: object, sampler_kwargs: HasSettings, **kwargs: object) -> None:
         log_to_run(notices=True)
         named = {"sampler_kwargs": sampler_kwargs, "poll_interval": POLL_SECONDS, **kwargs}
@@ -85,7 +87,7 @@ class _Watchful:
             kept: dict[str, list[bool]] = {}
             for key, chain in zip(batch.keys, chains, strict=True):
                 kept.setdefault(key.split("_")[0], []).append(chain.facts.answered)
-            unfit = why_unfit(kept, lost, limits.share)
+            unfit = why_unfit(kept, lost, limits.share, replaced=self._replaces_lost)
             if unfit is None:
                 self._servers.sleep()
                 logger.info("%s %d", SAMPLED, step)
@@ -164,6 +166,8 @@ class WatchfulReplayBuffer(_Watchful, ReplayBuffer):  # type: ignore[misc, unuse
 
 class WatchfulReplayBufferAsync(_Watchful, ReplayBufferAsync):  # type: ignore[misc, unused-ignore]
     """The replay buffer of the asynchronous trainers."""
+
+    _replaces_lost = True
 
 
 def _reports(batch: SampledBatch) -> list[ChainReport]:

@@ -216,6 +216,16 @@ def test_an_asynchronous_trainer_does_not_put_new_prompts_in_the_place_of_lost_o
         made.sample(1, "train", 1)
 
 
+def test_an_asynchronous_trainer_keeps_a_step_whose_lost_prompt_is_replaced(queue: Queue) -> None:
+    """What is whole has cost tool time: it is not thrown away for a prompt that is no part of it."""
+    queue.prompt("a", [True, False], [lost("a")])
+    queue.prompt("b", [True] * 19)
+    made = WatchfulReplayBufferAsync(**{**required(**NO_PAUSE), "refill_fn": lambda _: queue.prompt("c", [True])})
+    batch, metrics = made.sample(1, "train", 2)
+    assert {key[0] for key in batch.keys} == {"b", "c"}
+    assert (metrics["chains/lost"], metrics["chains/sampled_again"]) == (1, 0)
+
+
 def test_a_resumed_run_does_not_end_because_of_an_engine_that_died_in_an_earlier_one(queue: Queue) -> None:
     queue.prompt("a", [True, True])  # finished and not yet trained on when the checkpoint was written
     queue.tags["train"]["b_0_0"] = {"status": "success"}  # of the step that the checkpoint is of
