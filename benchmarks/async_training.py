@@ -8,7 +8,7 @@ step. They differ in the trainer (`trainer.v1.trainer_mode`) and in the seconds 
 (`slow_tools.py`). At the end of each run verl validates the policy, greedily, on tasks that training never shows.
 
 `separate_async` has an accelerator more than the other two: one trains, one rolls out. On one machine all have the same
-cores. The asynchronous runs correct for old weights as `recipes/async.yaml` does, and keep one batch ahead.
+cores. The asynchronous runs correct for old weights as `recipes/async.yaml` does.
 
 The first step does not count: it pays for what is loaded once. The interval of a step's seconds is a bootstrap over the
 steps of a run, that of the score one over the held-out tasks; neither knows of other seeds. Memory is the proportional
@@ -46,6 +46,7 @@ from agentfly.training.quickstart.evaluation import EvaluationPlan
 from agentfly.training.quickstart.warm_start import SHIPPED
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
+from agentfly.training.train import STALENESS
 
 RECIPE = CONFIG_DIR / "stickers.yaml"
 HERE = Path(__file__).resolve().parent
@@ -59,7 +60,6 @@ MODES: Mapping[str, tuple[str, ...]] = {
         "actor_rollout_ref.rollout.nnodes=1",
     ),
 }
-STALE = "training/off_policy/trajectory"
 MEMORY_SECONDS = 5.0
 
 
@@ -70,6 +70,7 @@ class Budget:
     Attributes:
         steps, prompts, samples: training steps, tasks of a step, chains of a task.
         test_tasks: held-out tasks, as many of each task type.
+        ahead: batches that an asynchronous trainer has in work beyond the one of the step.
         at_once: painting calls at the same time; None is no limit.
         seed: of the training tasks and of the run.
     """
@@ -78,6 +79,7 @@ class Budget:
     prompts: int = 4
     samples: int = 4
     test_tasks: int = 50
+    ahead: int = 1
     at_once: int | None = None
     seed: int = 0
 
@@ -184,7 +186,9 @@ def overrides(out: Path, budget: Budget, mode: str, wait: float) -> dict[str, An
     """Return the settings of a run by their keys, those of its mode apart from `MODES`; write its tasks."""
     paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     train_file, test_file = tasks(out / "data", budget)
+    ahead = {} if mode == "sync" else {f"trainer.v1.{mode}.num_warmup_batches": budget.ahead}
     return {
+        **ahead,
         "agentfly.model": SHIPPED,
         "agentfly.out": out / f"{mode}-{wait:g}",
         "agentfly.seed": budget.seed,
@@ -204,11 +208,8 @@ def overrides(out: Path, budget: Budget, mode: str, wait: float) -> dict[str, An
 
 
 def tasks(folder: Path, budget: Budget) -> tuple[Path, Path]:
-    """Return the files of the training tasks and of the held-out tasks; the former are one batch more than is trained.
-
-    An asynchronous trainer has drawn a batch more when it ends.
-    """
-    world, count = StickerWorld(), (budget.steps + 2) * budget.prompts
+    """Return the files of the training tasks, with those that an asynchronous trainer draws ahead, and the held-out."""
+    world, count = StickerWorld(), (budget.steps + budget.ahead + 1) * budget.prompts
     names = [FAMILIES[n % len(FAMILIES)] for n in range(count)]
     drawn = (world.task(3_000_000 + n, "train", name, seed=budget.seed) for n, name in enumerate(names))
     held_out = EvaluationPlan(tasks_per_family=max(1, budget.test_tasks // len(FAMILIES))).tasks()
@@ -228,14 +229,13 @@ def run_of(mode: str, wait: float, outcome: TrainingOutcome, scores: Sequence[fl
         return [values[name] for values in steps]
 
     start = sum(seconds for phase, seconds in outcome.phase_seconds.items() if phase != "training")
-    behind = f"{STALE}_staleness_worst"
     return Run(
         mode,
         wait,
         each("timing_s/step"),
-        each(f"{behind}/mean"),
-        each(f"{behind}/max"),
-        each(f"{STALE}_spans/mean"),
+        each(f"{STALENESS}/mean"),
+        each(f"{STALENESS}/max"),
+        each("training/off_policy/trajectory_spans/mean"),
         list(scores),
         memory,
         start,
@@ -317,12 +317,13 @@ def main() -> None:
         ("prompts", "tasks of a step"),
         ("samples", "chains of a task"),
         ("test-tasks", f"held-out tasks, a multiple of {len(FAMILIES)}"),
+        ("ahead", "batches that an asynchronous trainer has in work beyond the one of the step"),
         ("at-once", "painting calls at the same time (default: any number)"),
         ("seed", "of tasks and runs"),
     ):
         parser.add_argument(f"--{name}", type=int, default=getattr(default, name.replace("-", "_")), help=words)
     given = parser.parse_args()
-    budget = Budget(given.steps, given.prompts, given.samples, given.test_tasks, given.at_once, given.seed)
+    budget = Budget(**{name: getattr(given, name) for name in asdict(default)})
     out, failed = given.out.absolute(), list[str]()
     try:
         results = Results(out / "async_training.json", budget)

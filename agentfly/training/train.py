@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CHECK_SECONDS = 180.0
+# Weights since those with which a chain began, as verl counts them (trainer_base.py:_compute_metrics).
+STALENESS = "training/off_policy/trajectory_staleness_worst"
 # Phases of a step: verl's name, and the word on the console.
 PHASES = {
     "gen": "rollout",
@@ -173,7 +175,7 @@ def run_checks(file: Path, environment: Mapping[str, str], checks: Literal["chec
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
-    """Return a line about a step for the console: rewards, seconds by phase, stalls, and chains that were lost.
+    """Return a line about a step for the console: rewards, seconds by phase, stalls, old weights, and lost chains.
 
     Args:
         step: number of the step.
@@ -193,6 +195,8 @@ def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
         f"{metrics['timing_s/step']:.1f} s = {' + '.join(parts)}",
         stall_in_words(metrics) or "",
     ]
+    if most := metrics.get(f"{STALENESS}/max"):
+        words.append(f"weights {metrics[f'{STALENESS}/mean']:.1f} behind (most {most:g})")
     prefixes = ("chains/lost/", "chains/stop/wall_clock")
     losses = [
         f"{name.rpartition('/')[2]} {value:g}" for name, value in metrics.items() if name.startswith(prefixes) and value

@@ -14,8 +14,8 @@ a judge that is down, only chains without an answer have a reward. The fate of a
     cut by its wall clock                                    scored as it stands, counted in `chains/stop/wall_clock`
 
 The trainer does not learn from a step that has lost more than `LostChainLimits.share` of its chains, or all answered
-chains of a prompt. It samples another one, and ends the run when that is no better. An asynchronous trainer puts another
-prompt in the place of each that has lost a chain, so that only the share counts.
+chains of a prompt. It samples another one, and ends the run when that is no better. An asynchronous trainer puts
+another prompt in the place of each that has lost a chain, so that only the share counts.
 """
 
 from __future__ import annotations
