@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from PIL import Image
 
+from agentfly.agents import Trajectory
 from agentfly.agents.llm_backends import ScriptedBackend
+from agentfly.agents.trajectory_file import TrajectoryLine
 from agentfly.errors import AgentFlyError
 from agentfly.training.launch.launcher import TrainingOutcome
 from agentfly.training.recipe.compose import compose, settings_of, to_override
@@ -129,10 +129,8 @@ def test_scores_are_those_of_the_last_validation(benchmark: ModuleType, tmp_path
     file = tmp_path / "trajectories.jsonl"
 
     def line(step: int, validate: bool, score: float | None) -> str:
-        trajectory: dict[str, Any] = {"id": f"c{step}{score}", "group_id": "g", "messages": [], "score": score}
-        return json.dumps(
-            {"format": "agentfly.trajectory/1", "step": step, "validate": validate, "trajectory": trajectory}
-        )
+        chain = Trajectory(f"c{step}{score}", "g", [], [], score=score)
+        return TrajectoryLine.of_chain(chain, step=step, validate=validate).to_json()
 
     lines = [line(0, True, 10.0), line(3, False, 20.0), line(3, True, 30.0), line(3, True, None), line(3, True, 40.0)]
     file.write_text("\n".join(lines) + "\n")
