@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 CHECK_SECONDS = 180.0
 MEASURED_STEPS = 10
+# Weights since those with which a chain began, as verl counts them (trainer_base.py:_compute_metrics).
+STALENESS = "training/off_policy/trajectory_staleness_worst"
 
 
 def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingOutcome:
@@ -174,7 +176,7 @@ def run_checks(file: Path, environment: Mapping[str, str], checks: Literal["chec
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
-    """Return a line about a step for the console: rewards, seconds by phase, stalls, and chains that were lost.
+    """Return a line about a step for the console: rewards, seconds by phase, stalls, old weights, and lost chains.
 
     Args:
         step: number of the step.
@@ -191,6 +193,8 @@ def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
         seconds_in_words(metrics),
         stall_in_words(metrics) or "",
     ]
+    if most := metrics.get(f"{STALENESS}/max"):
+        words.append(f"weights {metrics[f'{STALENESS}/mean']:.1f} behind (most {most:g})")
     prefixes = ("chains/lost/", "chains/stop/wall_clock")
     losses = [
         f"{name.rpartition('/')[2]} {value:g}" for name, value in metrics.items() if name.startswith(prefixes) and value

@@ -77,6 +77,7 @@ RUN_ELSEWHERE = {
     "python -m agentfly.utils.deploy": "tests/integration/agents/test_client_on_vllm_serve.py",
     "python benchmarks/rollout.py": "tests/unit/benchmarks/test_rollout_benchmark.py",
     "python benchmarks/learning.py": "tests/unit/benchmarks/test_learning_benchmark.py",
+    "python benchmarks/async_training.py": "tests/unit/benchmarks/test_async_training_benchmark.py",
     "python benchmarks/judges.py": "tests/unit/benchmarks/test_judges_benchmark.py",
     "python benchmarks/training.py": "tests/unit/benchmarks/test_training_benchmark.py",
     "python benchmarks/gpu.py": "tests/unit/benchmarks/test_gpu_benchmark.py",

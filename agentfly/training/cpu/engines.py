@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
+import verl.utils.fsdp_utils
 import verl.utils.torch_functional
 from transformers import AutoModelForImageTextToText, PretrainedConfig
 from transformers.modeling_outputs import TokenClassifierOutput
@@ -144,6 +145,23 @@ def log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)
 
 
+_save_shards = verl.utils.fsdp_utils.fsdp2_sharded_save_to_cpu
+
+
+def save_copies(module: torch.nn.Module) -> tuple[Mapping[str, tuple[torch.Tensor, object]], object]:
+    """Return copies of the local parts of a module's parameters by name, and verl's description of the parts.
+
+    verl's function moves them to the CPU, which here gives the very parameters that the next update changes
+    (verl/utils/fsdp_utils.py:1180). The trainer `separate_async` would compute the log-probs of all but the first
+    mini-batch with other weights than those it means (trainer_separate_async.py:_compute_old_log_prob).
+
+    Args:
+        module: wrapped by FSDP2.
+    """
+    parts, spec = _save_shards(module)
+    return {name: (part.clone(), of) for name, (part, of) in parts.items()}, spec
+
+
 def register_engines() -> None:
     """Register both engines for device "cpu"; safe to call again.
 
@@ -152,6 +170,7 @@ def register_engines() -> None:
     and that was a third of the update of a small policy. The values are the same.
     """
     verl.utils.torch_functional.logprobs_from_logits_v2 = log_probs
+    verl.utils.fsdp_utils.fsdp2_sharded_save_to_cpu = save_copies  # read at its first use
     for model_type, engine in (("language_model", CPULanguageModelEngine), ("value_model", CPUValueEngine)):
         if "cpu" not in EngineRegistry._engines[model_type]["fsdp2"]:
             EngineRegistry.register(model_type=model_type, backend="fsdp2", device="cpu")(engine)

@@ -39,6 +39,7 @@ _SAME = (
     "algorithm.adv_estimator",
     "actor_rollout_ref.model.lora_rank",
     "data.train_batch_size",
+    "trainer.v1.trainer_mode",  # each reads the data in portions of its own, and only some keep chains that go on
 )
 
 

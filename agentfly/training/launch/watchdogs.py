@@ -34,6 +34,7 @@ _LOOKS = 10  # at the part in progress within the second half of a limit
 _NEEDED = (
     "EngineCore",
     "AgentFlyLoopWorker",
+    "CheckpointEngineWorker",
     "GlobalRequestLoadBalancer",
     "RewardLoopWorker",
     "SimpleStorageUnit",

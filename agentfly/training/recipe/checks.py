@@ -53,7 +53,8 @@ def check_numbers(config: VerlConfig) -> None:
 
 def size_faults(config: VerlConfig) -> list[str]:
     """Return all values that do not fit together in a composed configuration that has passed `check_numbers`."""
-    return [*_batch_faults(config), *_rank_faults(config), *_length_faults(config), *_reward_faults(config)]
+    faults = (_batch_faults, _rank_faults, _accelerator_faults, _length_faults, _reward_faults)
+    return [fault for find in faults for fault in find(config)]
 
 
 def check_sizes(config: VerlConfig) -> None:
@@ -102,8 +103,14 @@ def check_model(settings: TrainSettings, *, reach: bool = True) -> None:
         find_model(settings.model, wanted="a policy", option="agentfly.model=", weights=True)
 
 
+def rollout_accelerators(config: VerlConfig) -> int:
+    """Return the number of accelerators that the rollout has beside the trainer's."""
+    rollout = config.actor_rollout_ref.rollout
+    return rollout.n_gpus_per_node * rollout.nnodes if config.trainer.v1.trainer_mode == "separate_async" else 0
+
+
 def _batch_faults(config: VerlConfig) -> Iterator[str]:
-    """Yield the faults of the batch, of the group of one prompt, and of the accelerators that hold them."""
+    """Yield the faults of the batch and of the group of one prompt."""
     whole, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if whole % mini:
         yield f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} must divide data.train_batch_size={whole}"
@@ -113,10 +120,35 @@ def _batch_faults(config: VerlConfig) -> Iterator[str]:
             f"{algorithm} compares samples of one prompt: set actor_rollout_ref.rollout.n to 2 or more, or "
             "algorithm.adv_estimator to gae"
         )
+    if config.trainer.v1.trainer_mode == "separate_async":
+        updates = config.trainer.v1.separate_async.parameter_sync_step
+        if whole != updates * mini:  # verl/trainer/ppo/v1/trainer_separate_async.py:59
+            yield (
+                f"separate_async takes parameter_sync_step={updates} updates of ppo_mini_batch_size={mini} tasks in a "
+                f"step, {updates * mini} and not data.train_batch_size={whole}: set "
+                f"actor_rollout_ref.actor.ppo_mini_batch_size or trainer.v1.separate_async.parameter_sync_step"
+            )
+
+
+def _accelerator_faults(config: VerlConfig) -> Iterator[str]:
+    """Yield the faults of the accelerators, and of the way of the weights from the trainer's to the rollout's."""
+    rollout, whose = config.actor_rollout_ref.rollout, "trainer"
     count = config.trainer.n_gpus_per_node * config.trainer.nnodes
     share = rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
-    if config.trainer.v1.trainer_mode == "sync" and count % share:
-        yield f"{count} accelerators (trainer.n_gpus_per_node x trainer.nnodes) cannot hold engines of {share} each"
+    if config.trainer.v1.trainer_mode == "separate_async":
+        count, whose = rollout_accelerators(config), "actor_rollout_ref.rollout"
+        if count < 1:
+            yield (
+                "separate_async rolls out on accelerators of its own: set actor_rollout_ref.rollout.nnodes and "
+                "n_gpus_per_node, or trainer.v1.trainer_mode=colocate_async to share the trainer's"
+            )
+        if rollout.checkpoint_engine.backend == "naive":
+            yield (
+                "separate_async sends weights from process to process: set actor_rollout_ref.rollout.checkpoint_engine."
+                "backend to nccl, or with device=cpu to gloo"
+            )
+    if count % share:
+        yield f"{count} accelerators ({whose}.n_gpus_per_node x {whose}.nnodes) cannot hold engines of {share} each"
 
 
 def _rank_faults(config: VerlConfig) -> Iterator[str]:

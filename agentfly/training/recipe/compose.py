@@ -41,6 +41,7 @@ _OLD_MODULE = re.compile(rf"(?P<scheme>(?:pkg://)?)(?P<module>{'|'.join(map(re.e
 TEXT_CHAINS = "agentfly.training.verl.text_chains"
 CONFIG_DIR = Path(__file__).parent / "config"
 BASE = "agentfly"
+SAMPLER = "WatchfulReplayBuffer"  # of the synchronous trainer; the one of the others has this name with Async
 QUESTIONS = "questions"  # in the run's folder: the questions that a judge has made of the tasks
 # Hydra keeps its search path in one object for the whole process.
 _HYDRA = threading.Lock()
@@ -284,6 +285,8 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
             engine = rollout.engine_kwargs.vllm
             if rollout.tensor_model_parallel_size > 1 and engine.get("distributed_executor_backend") == "uni":
                 engine.distributed_executor_backend = "mp"  # "uni" is a single process
+        if config.trainer.v1.trainer_mode != "sync":
+            _complete_asynchronous(config, settings)
         for model in (config.actor_rollout_ref.model, config.critic.model):
             given = model.external_lib
             # verl takes one name, or a list of them.
@@ -293,6 +296,24 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
         # without that mask, as the trainer's are, but also without temperature.
         rollout.logprobs_mode = "raw_logprobs" if rollout.temperature == 1.0 else "processed_logprobs"
     OmegaConf.set_struct(config, True)
+
+
+def _complete_asynchronous(config: DictConfig, settings: TrainSettings) -> None:
+    """Write what follows from an asynchronous trainer: its replay buffer, and on a CPU its accelerators."""
+    from agentfly.training.recipe.checks import rollout_accelerators
+
+    sampler = config.trainer.v1.sampler.custom_sampler
+    if sampler.name == SAMPLER:
+        sampler.name = f"{SAMPLER}Async"
+    if settings.device != "cpu":
+        return
+    # New weights interrupt a turn, and the rest of it would draw the same random numbers as its beginning.
+    config.agentfly.seeded = False
+    if config.trainer.v1.trainer_mode == "separate_async":
+        # An engine beside the trainer, as verl adds one, would have no core of its own.
+        config.actor_rollout_ref.hybrid_engine = False
+        needed = config.trainer.n_gpus_per_node * config.trainer.nnodes + rollout_accelerators(config)
+        config.ray_kwargs.ray_init.num_gpus = max(config.ray_kwargs.ray_init.num_gpus, needed)
 
 
 def _keep_questions(evaluator: object, folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentfly.training.recipe.checks import rollout_accelerators
 from agentfly.training.recipe.memory import Memory, estimate_memory
 from agentfly.training.recipe.policy_sizes import PolicySizes, sizes_of
 from agentfly.training.recipe.settings import TrainSettings
@@ -67,7 +68,8 @@ def plan_of(config: VerlConfig, settings: TrainSettings) -> Plan:
     """
     trainer, policy = config.trainer, sizes_of(settings.model)
     validation = settings.data.validation or "the first of them"
-    accelerators = f"{trainer.n_gpus_per_node * trainer.nnodes} x {settings.device}"
+    beside = f" and {own} of the rollout alone" if (own := rollout_accelerators(config)) else ""
+    accelerators = f"{trainer.n_gpus_per_node * trainer.nnodes} x {settings.device}{beside}"
     return Plan(
         policy=policy,
         tasks=f"{settings.data.train} (validation: {validation})",

@@ -25,7 +25,7 @@ from agentfly.evaluators.factory import JUDGES, names_in
 from agentfly.evaluators.http import HttpEvaluator
 from agentfly.model_source import hub_is_off
 from agentfly.redaction import public_url
-from agentfly.training.recipe.checks import RAY_ADDRESS, check_model
+from agentfly.training.recipe.checks import RAY_ADDRESS, check_model, rollout_accelerators
 from agentfly.training.recipe.memory import GIB
 from agentfly.training.recipe.policy_sizes import count_parameters, text_config
 from agentfly.training.recipe.settings import TrainSettings
@@ -71,8 +71,10 @@ def check_gpus(config: VerlConfig, settings: TrainSettings) -> str:
     if settings.device == "cpu":
         return "no GPU is needed"
     count, node, nodes = count_gpus(), config.trainer.n_gpus_per_node, config.trainer.nnodes
-    if count >= node * nodes:
-        return f"{count} GPUs, of which {node * nodes} are used"
+    own = rollout_accelerators(config)
+    wanted = node * nodes + own
+    if count >= wanted:
+        return f"{count} GPUs, of which {wanted} are used"
     found = f"this machine has {count or 'no'} GPU{'s' * (count > 1)}"
     if os.environ.get(HIDDEN) is not None:
         found += f" that {HIDDEN}={os.environ[HIDDEN]!r} shows"
@@ -82,7 +84,9 @@ def check_gpus(config: VerlConfig, settings: TrainSettings) -> str:
             f"cluster in {RAY_ADDRESS} (`agentfly doctor` says why GPUs that are there are not seen)"
         )
     asked = f"trainer.n_gpus_per_node={node}" + (f" x trainer.nnodes={nodes}" if nodes > 1 else "")
-    raise ConfigError(f"{found}, and {asked} wants {node * nodes}: lower that, or name a Ray cluster in {RAY_ADDRESS}")
+    if own:
+        asked += " with actor_rollout_ref.rollout.n_gpus_per_node x nnodes"
+    raise ConfigError(f"{found}, and {asked} wants {wanted}: lower that, or name a Ray cluster in {RAY_ADDRESS}")
 
 
 def count_gpus() -> int:

@@ -75,14 +75,21 @@ class ModelNode(Protocol):
     def __contains__(self, key: object) -> bool: ...
 
 
+class CheckpointEngineNode(Protocol):
+    """`actor_rollout_ref.rollout.checkpoint_engine`."""
+
+    backend: str
+
+
 class RolloutNode(Protocol):
-    """`actor_rollout_ref.rollout`; lengths in tokens."""
+    """`actor_rollout_ref.rollout`; lengths in tokens, accelerators of the rollout alone."""
 
     n: int
     dtype: str
     gpu_memory_utilization: float
     nnodes: int
     n_gpus_per_node: int
+    checkpoint_engine: CheckpointEngineNode
     prompt_length: int
     response_length: int
     max_model_len: int

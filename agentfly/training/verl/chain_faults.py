@@ -14,7 +14,8 @@ a judge that is down, only chains without an answer have a reward. The fate of a
     cut by its wall clock                                    scored as it stands, counted in `chains/stop/wall_clock`
 
 The trainer does not learn from a step that has lost more than `LostChainLimits.share` of its chains, or all answered
-chains of a prompt. It samples another one, and ends the run when that is no better.
+chains of a prompt. It samples another one, and ends the run when that is no better. An asynchronous trainer puts
+another prompt in the place of each that has lost a chain, so that only the share counts.
 """
 
 from __future__ import annotations
@@ -96,19 +97,22 @@ def lost_chain(fault: Exception, prompt: str, *, validate: bool) -> LostChain:
     return LostChain(prompt, "bug", f"{type(fault).__name__}: {first_line(fault)}", False, validate)
 
 
-def why_unfit(kept: Mapping[str, Sequence[bool]], lost: Iterable[LostChain], share: float) -> str | None:
+def why_unfit(
+    kept: Mapping[str, Sequence[bool]], lost: Iterable[LostChain], share: float, *, replaced: bool = False
+) -> str | None:
     """Return the reason why a step must not be trained on; None if it may be.
 
     Args:
         kept: for each prompt (verl's uid), True for each chain that is left and has answered, False for the others.
         lost: the chains that are not left.
         share: part of all chains that may be lost, 0 to 1.
+        replaced: prompts that lost chains are not among those of the step.
     """
     lost = list(lost)
     total = len(lost) + sum(map(len, kept.values()))
     if len(lost) > share * total:
         return f"{len(lost)} of {total} chains were lost: {in_words(lost)}"
-    for prompt in {chain.prompt for chain in lost if chain.answered}:
+    for prompt in {chain.prompt for chain in lost if chain.answered and not replaced}:
         if not any(kept.get(prompt, ())):
             gone = [chain for chain in lost if chain.prompt == prompt]
             return f"a prompt lost all of its answered chains: {in_words(gone)}"

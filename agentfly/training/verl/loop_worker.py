@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 import torch
+import transfer_queue as tq
 from tensordict import TensorDict
 from verl import DataProto
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
@@ -34,6 +35,7 @@ from agentfly.training.verl.chain_faults import ChainFault, lost_chain
 from agentfly.training.verl.messages import (
     VALIDATE,
     ChainToScore,
+    EngineFailure,
     FinishedChain,
     ScoredChain,
     UnscoredChain,
@@ -182,6 +184,11 @@ class AgentFlyLoopManager(AgentLoopManagerTQ):  # type: ignore[misc, unused-igno
         self._evaluators = servers_of(settings)
         use_step_tracking(settings, self.drain_records)
 
+    async def _init_agent_loop_workers(self) -> None:
+        """Start the workers, as verl does; the trainer has loaded its checkpoint by now, and hands out nothing yet."""
+        drop_leftovers()
+        await super()._init_agent_loop_workers()
+
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Hand out prompts, as verl does, once the evaluators that sleep during updates are awake.
 
@@ -208,6 +215,22 @@ class AgentFlyLoopManager(AgentLoopManagerTQ):  # type: ignore[misc, unused-igno
             return all(ray.get(answers, timeout=limit + 1.0))
         except Exception:  # Ray's errors are of many classes, and none of them may end a run here
             return False
+
+
+def drop_leftovers() -> None:
+    """Take out of verl's queue what a checkpoint has brought back and no step may use.
+
+    An asynchronous trainer saves the queue with each checkpoint. In it are the chains that this step was trained on,
+    which are cleared only later (verl/trainer/ppo/v1/trainer_base.py:fit, 2 and 7), and the failure of an engine that
+    died meanwhile: with that, no run could be resumed.
+    """
+    held = tq.kv_list() or {}
+    if failed := list(held.get(EngineFailure.PARTITION, {})):
+        tq.kv_clear(keys=failed, partition_id=EngineFailure.PARTITION)
+    tags = held.get("train", {})
+    prompts = {key for key, tag in tags.items() if tag.get("is_prompt", False)}
+    if trained := [key for key in tags if key.split("_")[0] not in prompts]:
+        tq.kv_clear(keys=trained, partition_id="train")
 
 
 def record_of(chain: FinishedChain, answer: ScoredChain | None = None) -> Record:

@@ -28,6 +28,9 @@ from agentfly.training.verl.protocols import SampledBatch
 from agentfly.training.verl.step_metrics import StepObserver
 
 logger = logging.getLogger(__name__)
+# verl's message about `hybrid_engine=false` has a keyword that `logging` does not know, and would end the run
+# (verl/trainer/ppo/v1/trainer_separate_async.py:181). The trainer makes its buffer before that line.
+logging.getLogger("verl.trainer.ppo.v1.trainer_separate_async").setLevel(logging.WARNING)
 
 POLL_SECONDS = 0.05
 _FIELDS = ["extra_fields", "input_ids", "prompts", "response_mask"]
@@ -43,6 +46,8 @@ class _Watchful:
     verl polls every 2.0 s and has no setting for it (verl/trainer/ppo/v1/replay_buffer.py:140), which is most of a step
     when a rollout takes a second.
     """
+
+    _replaces_lost = False  # verl puts another prompt in the place of each that has lost a chain
 
     def __init__(self, *args: object, sampler_kwargs: HasSettings, **kwargs: object) -> None:
         log_to_run(notices=True)
@@ -83,7 +88,7 @@ class _Watchful:
             kept: dict[str, list[bool]] = {}
             for key, chain in zip(batch.keys, chains, strict=True):
                 kept.setdefault(key.split("_")[0], []).append(chain.facts.answered)
-            unfit = why_unfit(kept, lost, limits.share)
+            unfit = why_unfit(kept, lost, limits.share, replaced=self._replaces_lost)
             if unfit is None:
                 self._servers.sleep()
                 logger.info("%s %d", SAMPLED, step)
@@ -162,6 +167,8 @@ class WatchfulReplayBuffer(_Watchful, ReplayBuffer):  # type: ignore[misc, unuse
 
 class WatchfulReplayBufferAsync(_Watchful, ReplayBufferAsync):  # type: ignore[misc, unused-ignore]
     """The replay buffer of the asynchronous trainers."""
+
+    _replaces_lost = True
 
 
 def _in_order(batch: SampledBatch, chains: Sequence[ChainReport]) -> list[ChainReport]:

@@ -44,6 +44,13 @@ def test_lost_chains_are_listed_by_reason() -> None:
     assert step_line(3, 32, {**METRICS, **losses}).endswith("lost or cut: not_scored 2, tools 1, wall_clock 4")
 
 
+def test_old_weights_are_told_where_there_are_any() -> None:
+    name = "training/off_policy/trajectory_staleness_worst"
+    assert "behind" not in step_line(3, 32, {**METRICS, f"{name}/mean": 0.0, f"{name}/max": 0.0})
+    line = step_line(3, 32, {**METRICS, f"{name}/mean": 1.25, f"{name}/max": 3.0})
+    assert line.endswith("weights 1.2 behind (most 3)")
+
+
 def test_verls_own_reward_stands_in_for_ours() -> None:
     assert "reward 0.250" in step_line(1, 2, {"timing_s/step": 1.0, "critic/rewards/mean": 0.25})
 

@@ -117,6 +117,8 @@ def test_checkpoints_of_another_run_are_not_gone_on_from(recipe: Path) -> None:
         prepared(recipe)
     with pytest.raises(ConfigError, match=r"holds a run with agentfly\.data\.limit=4, not 3: give"):
         prepared(recipe, "agentfly.model=somebody/other", "agentfly.data.limit=3")
+    with pytest.raises(ConfigError, match=r"trainer_mode=sync, not colocate_async: give another agentfly\.out"):
+        prepared(recipe, "agentfly.model=somebody/other", "trainer.v1.trainer_mode=colocate_async")
     assert (out / "config.yaml").read_text() == before
     # A run that starts afresh disables them for good, even if it ends before its first checkpoint.
     prepared(recipe, "trainer.resume_mode=disable")

@@ -17,7 +17,12 @@ GOOD: dict[str, Any] = {
     "data": {"train_batch_size": 16, "max_prompt_length": 100, "max_response_length": 200},
     "critic": {"enable": None, "ppo_mini_batch_size": 8},
     "reward": {"reward_model": {"enable": False, "enable_resource_pool": False}},
-    "trainer": {"n_gpus_per_node": 4, "nnodes": 1, "total_training_steps": 5, "v1": {"trainer_mode": "sync"}},
+    "trainer": {
+        "n_gpus_per_node": 4,
+        "nnodes": 1,
+        "total_training_steps": 5,
+        "v1": {"trainer_mode": "sync", "separate_async": {"parameter_sync_step": 2}},
+    },
     "actor_rollout_ref": {
         "actor": {
             "strategy": "fsdp2",
@@ -27,6 +32,9 @@ GOOD: dict[str, Any] = {
         },
         "rollout": {
             "n": 2,
+            "nnodes": 0,
+            "n_gpus_per_node": 3,
+            "checkpoint_engine": {"backend": "nccl"},
             "max_model_len": 300,
             "tensor_model_parallel_size": 2,
             "data_parallel_size": 1,
@@ -45,6 +53,7 @@ def config(**changes: Any) -> Any:
 
 
 ACTOR, ROLLOUT = "actor_rollout_ref__actor__", "actor_rollout_ref__rollout__"
+SEPARATE = {"trainer__v1__trainer_mode": "separate_async", f"{ROLLOUT}nnodes": 1}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +69,8 @@ ACTOR, ROLLOUT = "actor_rollout_ref__actor__", "actor_rollout_ref__rollout__"
         # Two accelerators share a sequence.
         {"trainer__nnodes": 8, f"{ACTOR}fsdp_config": {"ulysses_sequence_parallel_size": 2}},
         # Rollout and training have accelerators of their own.
-        {"trainer__v1__trainer_mode": "separate_async", f"{ROLLOUT}tensor_model_parallel_size": 3},
+        {**SEPARATE, f"{ROLLOUT}tensor_model_parallel_size": 3, "trainer__n_gpus_per_node": 4},
+        {**SEPARATE, "trainer__v1__trainer_mode": "colocate_async", f"{ROLLOUT}nnodes": 0},
         {"reward__reward_model": {"enable": True, "enable_resource_pool": True}},
         {"agentfly__audit": {"evaluator": "structural"}},
         {"agentfly__evaluator_sleep": True},
@@ -98,6 +108,13 @@ def test_good_configurations_pass(changes: dict[str, Any]) -> None:
             r"rollout\.log_prob_micro_batch_size_per_gpu=8 must divide the 4 chains",
         ),
         ({f"{ROLLOUT}pipeline_model_parallel_size": 4}, "4 accelerators .* cannot hold engines of 8 each"),
+        (SEPARATE, r"3 accelerators \(actor_rollout_ref\.rollout\.n_gpus_per_node .* cannot hold engines of 2 each"),
+        ({**SEPARATE, f"{ROLLOUT}nnodes": 0}, "separate_async rolls out on accelerators of its own: set"),
+        ({**SEPARATE, f"{ROLLOUT}checkpoint_engine__backend": "naive"}, r"backend to nccl, or with device=cpu to gloo"),
+        (
+            {**SEPARATE, f"{ACTOR}ppo_mini_batch_size": 4},
+            r"parameter_sync_step=2 updates of ppo_mini_batch_size=4 tasks in a step, 8 and not data\.train_batch_size",
+        ),
         ({"reward__reward_model__enable": True}, r"set reward\.reward_model\.enable_resource_pool=true"),
         ({"agentfly__audit": {"evaluator": "reference"}}, r"agentfly\.audit\.evaluator must not be the one"),
         (

@@ -351,3 +351,28 @@ def test_the_judges_of_a_large_run_are_audited_and_keep_their_questions_with_the
     # A resumed run is read from its file.
     written = write(config, tmp_path / "run" / "config.yaml")
     assert settings_of(compose(written)).audit == audit
+
+
+ON_CPU = ("device=cpu", "actor_rollout_ref.rollout.tensor_model_parallel_size=1", "actor_rollout_ref.rollout.nnodes=1")
+
+
+def test_an_asynchronous_trainer_gets_its_buffer_and_on_a_cpu_its_accelerators(recipe: Path) -> None:
+    sync, shared = composed(recipe), composed(recipe, "trainer.v1.trainer_mode=colocate_async")
+    assert sync.trainer.v1.sampler.custom_sampler.name == "WatchfulReplayBuffer"
+    assert shared.trainer.v1.sampler.custom_sampler.name == "WatchfulReplayBufferAsync"
+    own = composed(
+        recipe,
+        "trainer.v1.trainer_mode=colocate_async",
+        "trainer.v1.sampler.custom_sampler={path: mine.py, name: Mine}",
+    )
+    assert own.trainer.v1.sampler.custom_sampler.name == "Mine"
+    mode = ("trainer.v1.trainer_mode=separate_async", "trainer.v1.separate_async.parameter_sync_step=1")
+    apart = composed(recipe, *ON_CPU, *mode)
+    assert apart.ray_kwargs.ray_init.num_gpus == 2
+    assert apart.actor_rollout_ref.rollout.checkpoint_engine.backend == "gloo"
+    assert apart.actor_rollout_ref.hybrid_engine is False
+    # The rest of an interrupted turn would draw the numbers of its beginning again.
+    assert composed(recipe, *ON_CPU).agentfly.seeded is True
+    assert apart.agentfly.seeded is False
+    many = composed(recipe, *ON_CPU, *mode, "trainer.n_gpus_per_node=2", "ray_kwargs.ray_init.num_gpus=6")
+    assert (many.actor_rollout_ref.rollout.n_gpus_per_node, many.ray_kwargs.ray_init.num_gpus) == (2, 6)

@@ -45,10 +45,11 @@ def config(**changes: Any) -> Any:
                 "save_freq": 20,
                 "max_actor_ckpt_to_keep": 3,
                 "max_critic_ckpt_to_keep": 1,
+                "v1": {"trainer_mode": "sync"},
             },
             "actor_rollout_ref": {
                 "actor": {"checkpoint": {"save_contents": ["model", "optimizer", "extra", "hf_model"]}},
-                "rollout": {"max_model_len": 300},
+                "rollout": {"max_model_len": 300, "nnodes": 1, "n_gpus_per_node": 4},
             },
         }
     )
@@ -91,6 +92,8 @@ def test_gpus_that_are_hidden_are_reported_as_such(monkeypatch: pytest.MonkeyPat
 def test_enough_gpus_a_cluster_and_a_cpu_are_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "count_gpus", lambda: 8)
     assert check_gpus(config(), settings()) == "8 GPUs, of which 8 are used"
+    with pytest.raises(ConfigError, match=r"=8 with actor_rollout_ref\.rollout\.n_gpus_per_node x nnodes wants 12"):
+        check_gpus(config(trainer__v1__trainer_mode="separate_async"), settings())
     monkeypatch.setattr(readiness, "count_gpus", lambda: 0)
     assert check_gpus(config(), settings(device="cpu")) == "no GPU is needed"
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")

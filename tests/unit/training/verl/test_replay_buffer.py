@@ -24,8 +24,8 @@ from verl.utils.import_utils import load_extern_object  # noqa: E402
 from agentfly.errors import ConfigError, TrainingError  # noqa: E402
 from agentfly.training.launch.log_reader import notice_in  # noqa: E402
 from agentfly.training.metrics.health import ChainFacts  # noqa: E402
-from agentfly.training.verl.loop_worker import AgentFlyLoopManager  # noqa: E402
-from agentfly.training.verl.messages import ChainReport, LostChain  # noqa: E402
+from agentfly.training.verl.loop_worker import AgentFlyLoopManager, drop_leftovers  # noqa: E402
+from agentfly.training.verl.messages import ChainReport, EngineFailure, LostChain  # noqa: E402
 from agentfly.training.verl.parity import digest  # noqa: E402
 from agentfly.training.verl.replay_buffer import POLL_SECONDS, WatchfulReplayBuffer, WatchfulReplayBufferAsync  # noqa: E402
 from tests.unit.training.reward_server import SAMPLES, RewardServer, reward_server  # noqa: E402
@@ -227,6 +227,36 @@ def test_an_asynchronous_trainer_does_not_put_new_prompts_in_the_place_of_lost_o
     made = WatchfulReplayBufferAsync(**{**required(**NO_PAUSE), "refill_fn": again})
     with pytest.raises(TrainingError, match="3 prompts lost chains before 1 had all of theirs: 3 not scored"):
         made.sample(1, "train", 1)
+
+
+def test_an_asynchronous_trainer_keeps_a_step_whose_lost_prompt_is_replaced(queue: Queue) -> None:
+    """What is whole has cost tool time: it is not thrown away for a prompt that is no part of it."""
+    queue.prompt("a", [True, False], [lost("a")])
+    queue.prompt("b", [True] * 19)
+    made = WatchfulReplayBufferAsync(**{**required(**NO_PAUSE), "refill_fn": lambda _: queue.prompt("c", [True])})
+    batch, metrics = made.sample(1, "train", 2)
+    assert {key[0] for key in batch.keys} == {"b", "c"}
+    assert (metrics["chains/lost"], metrics["chains/sampled_again"]) == (1, 0)
+
+
+def test_a_resumed_run_does_not_end_because_of_an_engine_that_died_in_an_earlier_one(queue: Queue) -> None:
+    queue.prompt("a", [True, True])  # finished and not yet trained on when the checkpoint was written
+    queue.tags["train"]["b_0_0"] = {"status": "success"}  # of the step that the checkpoint is of
+    queue.tags["train"]["c"] = {"is_prompt": True, "status": "running", "global_steps": 1}
+    queue.tags[EngineFailure.PARTITION] = {"engine": {"fault": "EngineDeadError"}}
+    made = WatchfulReplayBufferAsync(**{**required(**NO_PAUSE), "refill_fn": None})
+    with pytest.raises(TrainingError, match="a rollout engine died: EngineDeadError"):
+        made.sample(2, "train", 1)
+    drop_leftovers()
+    assert set(queue.tags["train"]) == {"a", "a_0_0", "a_1_0", "c"}
+    assert made.sample(2, "train", 1)[0].keys == ["a_0_0", "a_1_0"]
+
+
+def test_verl_can_leave_out_the_engines_beside_its_trainer() -> None:
+    """Its message about them would end the run: it has a keyword that `logging` does not know."""
+    from verl.trainer.ppo.v1 import trainer_separate_async
+
+    trainer_separate_async.logger.info("hybrid replicas disabled", flush=True)
 
 
 def test_a_validation_says_what_it_is_without_and_the_next_step_counts_it(
