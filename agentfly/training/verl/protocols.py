@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -50,6 +50,7 @@ class SampledBatch(Protocol):
     """Keys of a batch in verl's queue (`KVBatchMeta` of transfer_queue)."""
 
     keys: list[str]
+    tags: list[dict[str, Any]]
     partition_id: str
 
     def reorder(self, indexes: list[int]) -> None:
