@@ -56,15 +56,19 @@ class Served:
         return httpx.get(f"{self.url}{path}", headers={"Authorization": f"Bearer {KEY}", **headers}, timeout=60)
 
     def workers(self) -> set[int]:
-        """Process ids of the workers that answer; each request reaches one replica."""
+        """Return the process ids of the workers of all replicas, once all live; each request reaches one replica."""
         found: set[int] = set()
 
-        def all_seen() -> bool:
-            found.update(worker["pid"] for worker in self.get("/gpu/status").json()["workers"])
-            return len({pid for pid in found if psutil.pid_exists(pid)}) >= REPLICAS
+        def all_live() -> bool:
+            nonlocal found
+            answer = self.get("/gpu/status")
+            if answer.status_code == 200:
+                found |= {worker["pid"] for worker in answer.json()["workers"] if worker["pid"] is not None}
+            found = {pid for pid in found if psutil.pid_exists(pid)}
+            return len(found) >= REPLICAS
 
-        wait_for(all_seen, 120)
-        return {pid for pid in found if psutil.pid_exists(pid)}
+        wait_for(all_live, 300)
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -134,24 +138,6 @@ def test_the_key_is_on_no_command_line_and_in_no_log(served: Served) -> None:
     assert KEY not in served.log.read_text()
 
 
-def test_a_second_command_joins_the_cluster_and_is_told_of_its_one_address(served: Served) -> None:
-    found = re.search(r"--gcs-address=(\S+)", "\n".join(command_lines(served)))
-    assert found is not None
-    options = "--model-type classical --ray --port 9"
-    done = subprocess.run(
-        [sys.executable, "-m", "agentfly.cli", "serve-images", *options.split()],
-        # The first command's Ray has made a token in the home folder.
-        env={**served.environment, "RAY_ADDRESS": found[1], "RAY_AUTH_MODE": "token"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 1
-    told = f"error: Ray Serve runs on this cluster and listens on {served.url.removeprefix('http://')}"
-    assert told in done.stderr, done.stderr
-    assert served.get("/health").status_code == 200
-
-
 async def test_a_replica_that_is_killed_under_load_loses_no_edit(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +168,24 @@ async def test_a_replica_that_is_killed_under_load_loses_no_edit(
     # Serve starts another in its place.
     others = await asyncio.to_thread(served.workers)
     assert min(workers) not in others
+
+
+def test_a_second_command_joins_the_cluster_and_is_told_of_its_one_address(served: Served) -> None:
+    found = re.search(r"--gcs-address=(\S+)", "\n".join(command_lines(served)))
+    assert found is not None
+    options = "--model-type classical --ray --port 9"
+    done = subprocess.run(
+        [sys.executable, "-m", "agentfly.cli", "serve-images", *options.split()],
+        # The first command's Ray has made a token in the home folder.
+        env={**served.environment, "RAY_ADDRESS": found[1], "RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    told = f"error: Ray Serve runs on this cluster and listens on {served.url.removeprefix('http://')}"
+    assert told in done.stderr, done.stderr
+    assert served.get("/health").status_code == 200
 
 
 def test_an_interrupt_removes_replicas_and_ray(served: Served) -> None:
