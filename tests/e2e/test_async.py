@@ -48,6 +48,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
         "agentfly.out": out / "run",
         # The weights stay as good as equal: the probabilities of old ones are those of new ones.
         "actor_rollout_ref.actor.optim.lr": 1e-7,
+        "agentfly.patience.ray": 900,  # of a machine that is busy with other tests
         "trainer.save_freq": 1,
         "trainer.test_freq": -1,
         "trainer.rollout_data_dir": out / "trained",
@@ -75,8 +76,10 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
 
 
 def test_every_step_is_there_once_and_every_task_is_trained_on_once(resumed: Resumed) -> None:
-    lines = [json.loads(line) for line in (resumed.out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    steps = [json.loads(line)["step"] for line in (resumed.out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    # The launcher was killed while it reported a step, which it writes down afterwards.
+    assert set(range(1, STEPS + 1)) - set(steps) <= {KILLED}
     assert sorted(resumed.trained) == list(range(1, STEPS + 1))
     uses: Counter[str] = Counter()
     for rows in resumed.trained.values():
