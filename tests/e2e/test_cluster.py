@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -80,7 +79,6 @@ class Job:
     """A Slurm job of two nodes on this machine."""
 
     folder: Path
-    scratch: Path  # of Ray, with a short path: its sockets are there (unix(7): 108 bytes)
     policy: Path
     out: Path
 
@@ -98,7 +96,6 @@ class Job:
             "PATH": os.pathsep.join((str(programs), sysconfig.get_path("scripts"), os.environ["PATH"])),
             MARKER: marker,
             "HOME": str(self.folder),  # where Ray's token is
-            "RAY_TMPDIR": str(self.scratch),
             "SLURM_SUBMIT_DIR": str(ROOT),
             "SLURM_JOB_NODELIST": "first,second",
             "SLURM_NNODES": "2",
@@ -163,9 +160,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def job(folder: Path, warm_policy: Path) -> Iterator[Job]:
-    with tempfile.TemporaryDirectory(prefix="agentfly-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
-        yield Job(folder, Path(scratch), warm_policy, folder / "run")
+def job(folder: Path, warm_policy: Path) -> Job:
+    return Job(folder, warm_policy, folder / "run")
 
 
 @pytest.fixture(scope="module")
