@@ -39,6 +39,7 @@ from agentfly.training.quickstart.warm_start import (
     train,
     warm_start,
 )
+from agentfly.training.supervised.data import demonstrations
 from agentfly.training.supervised.data.demonstrations import DemonstrationMix, seen_calls, tool_schemas
 from agentfly.training.supervised.data.examples import IGNORED, Example, Sample, conversation_ids, ending_with
 from agentfly.training.supervised.data.packed import PackedExamples
@@ -67,31 +68,13 @@ def test_demonstrations_take_the_families_in_turn(monkeypatch: pytest.MonkeyPatc
         shown.extend(str(task.task_type) for task in tasks)
         raise Enough
 
-    monkeypatch.setattr(room, "play", play)
+    monkeypatch.setattr(demonstrations, "play", play)
     config = WarmStartConfig(demonstrations=10, families={"two_step": 3, "look": 1})
     with pytest.raises(Enough):
         warm_start(config, tmp_path)
     assert shown == ["two_step", "two_step", "two_step", "look"] * 2 + ["two_step"] * 2
     assert set(WarmStartConfig().families) == set(FAMILIES)
     assert Counter(WarmStartConfig().families).most_common(1)[0][0] == "two_step"
-
-
-def test_batches_of_demonstrations_are_one_sequence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The size of a batch does not change the demonstrations."""
-    played: dict[int, list[str]] = {}
-    for together in (2, 3):
-        monkeypatch.setattr(room, "PLAYED_TOGETHER", together)
-        texts = played[together] = []
-
-        def keep(shown: Sequence[Any], texts: list[str] = texts) -> None:
-            texts.extend(turn.text for trajectory in shown for turn in trajectory.turns)
-            raise Enough
-
-        monkeypatch.setattr(room, "_corpus", keep)
-        with pytest.raises(Enough):
-            warm_start(WarmStartConfig(demonstrations=5, looks=0), tmp_path / str(together))
-    assert played[2] == played[3]
-    assert len(played[2]) >= 5
 
 
 def test_a_finished_warm_start_is_known_by_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -114,7 +97,7 @@ def test_a_warm_start_that_was_stopped_plays_nothing_again(monkeypatch: pytest.M
             warm_start(SMALL, tmp_path)
     assert is_begun(tmp_path, SMALL)
     assert not is_begun(tmp_path, SMALL.model_copy(update={"seed": 1}))
-    monkeypatch.setattr(room, "play", stop)
+    monkeypatch.setattr(demonstrations, "play", stop)
     assert is_warm_start(warm_start(SMALL, tmp_path), SMALL)
 
 
