@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -56,6 +57,7 @@ class Plan:
         steps: training steps.
         chains: chains of a step.
         tokens: tokens of a step at most.
+        sampling: choice of tasks and groups, where they are not simply taken in turn.
         accelerators: number and kind.
         parameters: of the policy, None when its weights are not on this machine.
         memory: see `Memory`.
@@ -68,6 +70,7 @@ class Plan:
     steps: int
     chains: int
     tokens: int
+    sampling: str | None
     accelerators: str
     parameters: int | None
     memory: Memory | None
@@ -78,6 +81,8 @@ class Plan:
         yield f"tasks       {self.tasks}"
         yield f"algorithm   {self.algorithm}, {self.steps} steps"
         yield f"a step      {self.chains} chains, {self.tokens:,} tokens at most"
+        if self.sampling:
+            yield f"sampling    {self.sampling}"
         yield f"runs on     {self.accelerators}"
         if self.memory is None:
             yield "memory      not estimated: the weights are not on this machine"
@@ -107,10 +112,21 @@ def plan_of(config: VerlConfig, settings: TrainSettings) -> Plan:
         steps=int(trainer.total_training_steps),
         chains=chains,
         tokens=chains * (data.max_prompt_length + data.max_response_length),
+        sampling=_sampling(config, settings),
         accelerators=f"{count} x {settings.device}, {trainer.v1.trainer_mode} trainer",
         parameters=sizes,
         memory=None if sizes is None else _memory(config, Path(settings.model), sizes, count),
     )
+
+
+def _sampling(config: VerlConfig, settings: TrainSettings) -> str | None:
+    words = []
+    if (refill := settings.refill) is not None:
+        most = math.ceil(refill.most * config.data.train_batch_size)
+        words.append(f"groups of equal rewards are replaced, up to {most} a step")
+    if (curriculum := settings.curriculum) is not None:
+        words.append(f"the most instructive of {curriculum.candidates} tasks is drawn")
+    return "; ".join(words) or None
 
 
 def count_parameters(folder: Path) -> int | None:

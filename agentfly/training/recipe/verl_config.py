@@ -69,6 +69,7 @@ class RolloutNode(Protocol):
     """`actor_rollout_ref.rollout`; lengths in tokens."""
 
     n: int
+    calculate_log_probs: bool
     prompt_length: int
     response_length: int
     max_model_len: int
@@ -85,11 +86,23 @@ class PolicyNode(Protocol):
     rollout: RolloutNode
 
 
+class CorrectionNode(Protocol):
+    """`algorithm.rollout_correction`."""
+
+    rollout_is: str | None
+    rollout_rs: str | None
+    bypass_mode: bool
+    loss_type: str
+
+    def __getitem__(self, key: str) -> object: ...
+
+
 class AlgorithmNode(Protocol):
     """`algorithm`."""
 
     adv_estimator: str
     use_kl_in_reward: bool
+    rollout_correction: CorrectionNode
 
 
 class CriticNode(Protocol):
