@@ -85,3 +85,18 @@ class Settings(BaseModel):
         if not name:
             return ""
         return cls.written_as + (name.replace("_", "-") if cls.written_as == "--" else name)
+
+
+def on_or_off(given: object) -> object:
+    """Return the settings that true stands for, and None for false.
+
+    Raises:
+        ValueError: the value is neither of them, nor a mapping of settings.
+    """
+    if given is True:
+        return {}
+    if given is False or given is None:
+        return None
+    if isinstance(given, Mapping | Settings):
+        return given
+    raise ValueError("write true, false, or the settings as a mapping")

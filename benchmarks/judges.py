@@ -59,12 +59,14 @@ class Outcomes:
         truth: score of each way, 0 to 100.
         repainted: share of each that was changed outside the mask.
         image: number of each way's image; equal images have one number, the source has 0.
+        calls: of tools, by each way; the answer is none.
     """
 
     family: str
     truth: Numbers
     repainted: Numbers
     image: np.ndarray
+    calls: np.ndarray
 
 
 def ways(task: EditTask) -> dict[str, list[Call]]:
@@ -106,13 +108,15 @@ async def outcomes(task: EditTask) -> Outcomes:
     """Run all ways to act on a task and score them."""
     source, target, mask = load_image(task.images[0]), load_image(task.target), load_mask(task.mask)  # type: ignore[arg-type]
     numbers, truth, repainted, image = {digest_of(source): 0}, [], [], []
-    for calls in ways(task).values():
+    acts = ways(task).values()
+    for calls in acts:
         result = await _run(task, calls) or source
         score = await ReferenceEvaluator().evaluate(EditSample(task.instruction, source, result, target, mask))
         truth.append(score.value)
         repainted.append(repainted_share(source, result, mask))
         image.append(numbers.setdefault(digest_of(result), len(numbers)))
-    return Outcomes(task.task_type, np.array(truth), np.array(repainted), np.array(image))
+    made = np.array([len(calls) for calls in acts])
+    return Outcomes(task.task_type, np.array(truth), np.array(repainted), np.array(image), made)
 
 
 async def _run(task: EditTask, calls: Sequence[Call]):  # type: ignore[no-untyped-def]
@@ -274,7 +278,7 @@ def learn(
         gradient = {family: np.zeros(len(WAYS)) for family in FAMILIES}
         for number in rng.integers(0, len(train), 8):
             task = train[number]
-            policy = _softmax(logits[task.family])
+            policy = softmax(logits[task.family])
             drawn = rng.choice(len(WAYS), GROUP, p=policy)
             rewards, _ = scorer(task, drawn, opinions[number], rng)
             given = advantages(rewards)
@@ -282,13 +286,14 @@ def learn(
             gradient[task.family] += (won - given.sum() * policy) / GROUP
         for family in FAMILIES:
             logits[family] += RATE * gradient[family]
-    policies = [_softmax(logits[task.family]) for task in held_out]
+    policies = [softmax(logits[task.family]) for task in held_out]
     score = np.mean([policy @ task.truth for policy, task in zip(policies, held_out, strict=True)])
     success = np.mean([policy @ (task.truth >= SUCCESS) for policy, task in zip(policies, held_out, strict=True)])
     return float(score), 100.0 * float(success)
 
 
-def _softmax(logits: Numbers) -> Numbers:
+def softmax(logits: Numbers) -> Numbers:
+    """Return the probabilities of a row of logits."""
     raised: Numbers = np.exp(logits - logits.max())
     return np.asarray(raised / raised.sum())
 

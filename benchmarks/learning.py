@@ -12,6 +12,9 @@ minutes. An interval is Student's t over the seeds.
 The arms `judge_pointwise` and `judge_listwise` are `grpo` with a simulated noisy judge in place of the exact score
 (`benchmarks/simulated_judge.py`); what they learned is told by the exact score all the same.
 
+The arms `refill`, `curriculum` and `refill_curriculum` are `grpo` with another choice of groups and tasks, from the
+same training tasks. A table has the price of a point in tool seconds.
+
 The arms `no_look`, `look` and `retouch` have task types, tools and a warm start of their own. They stand in tables of
 their own, which also tell which tools the policy calls before training and after it. They need steps of 16 prompts, in
 which they update the policy twice.
@@ -24,26 +27,16 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from learning_results import (
-    SEEN,
-    STEP_FIGURES,
-    Results,
-    Run,
-    by_exact_score,
-    held_out_figures,
-    markdown,
-    read_metrics,
-    tool_use,
-    write_report,
-)
+from learning_arms import APART, ARMS, STICKERS, WORLDS, World
+from learning_report import markdown, write_report
+from learning_results import STEP_FIGURES, Results, Run, by_exact_score, held_out_figures, read_metrics, tool_use
 from rich.console import Console
 from simulated_judge import JUDGED_ARMS, judged
 
-from agentfly.agents.policy_config import PolicyConfig
-from agentfly.datasets import FAMILIES, LOOK_FAMILIES, RETOUCH_FAMILIES, StickerWorld
+from agentfly.datasets import FAMILIES, StickerWorld
 from agentfly.errors import AgentFlyError, ConfigError, unknown_name
 from agentfly.evaluators.bootstrap import SUCCESS
 from agentfly.training.launch.checkpoints import export_policy
@@ -51,85 +44,11 @@ from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.subprocess_phase import run_phase
 from agentfly.training.quickstart.evaluation import EvaluationPlan, evaluate_policy, read_evaluation
-from agentfly.training.quickstart.warm_start import SFTConfig, WarmStartConfig, is_warm_start, warm_start
+from agentfly.training.quickstart.warm_start import is_warm_start, warm_start
 from agentfly.training.recipe.compose import CONFIG_DIR, compose, to_override
 from agentfly.training.recipe.verl_dataset import write_rows
 
 RECIPE = CONFIG_DIR / "stickers.yaml"
-# A critic has some sixty returns a step to learn from, and starts at zero: it takes four small steps on each batch
-# twice, and the policy waits until it has seen two batches.
-CRITIC = ("trainer.critic_warmup=3", "critic.optim.lr=1e-3", "critic.ppo_epochs=2", "critic.cliprange_value=10")
-# More tools, a second image and a look before the edit take more tokens.
-LONGER = ("algorithm.adv_estimator=grpo", "data.max_prompt_length=96", "data.max_response_length=256")
-# Whether to look is one token in a hundred: at the recipe's rate it did not change in 24 steps.
-FAST, SLOW = "actor_rollout_ref.actor.optim.lr=1e-3", "actor_rollout_ref.actor.optim.lr=5e-4"
-ARMS: Mapping[str, tuple[str, ...]] = {
-    "ppo": ("algorithm.adv_estimator=gae", "algorithm.gamma=1.0", "algorithm.lam=1.0", *CRITIC),
-    "grpo": ("algorithm.adv_estimator=grpo",),
-    "rloo": ("algorithm.adv_estimator=rloo",),
-    "reinforce_plus_plus": ("algorithm.adv_estimator=reinforce_plus_plus",),
-    "one_call": ("algorithm.adv_estimator=grpo", "agentfly.limits.max_turns=1", "agentfly.limits.max_tool_calls=1"),
-    "turn_credit": ("algorithm.adv_estimator=turn_grpo", "agentfly.credit=end"),
-    "no_tool_cost": ("algorithm.adv_estimator=grpo", "agentfly.reward.tool_cost=0"),
-    "turn_credit_no_tool_cost": (
-        "algorithm.adv_estimator=turn_grpo",
-        "agentfly.credit=end",
-        "agentfly.reward.tool_cost=0",
-    ),
-    **dict.fromkeys(JUDGED_ARMS, ("algorithm.adv_estimator=grpo",)),
-    "no_look": (*LONGER, FAST),
-    "look": (*LONGER, FAST),
-    # A tool that pays in one type is taken for all of them, and the others are tried no more: slower, each is learned.
-    "retouch": (*LONGER, SLOW),
-}
-
-
-@dataclass(frozen=True)
-class World:
-    """The tasks of an arm and the warm start that it begins with.
-
-    Attributes:
-        name: of the files of its tasks, and in the names of plots.
-        families: task types.
-        warm_start: settings, but for the seed.
-        updates: of the policy in a step.
-        weights: how often a type is drawn for one of the others; 1 where it is not named.
-    """
-
-    name: str
-    families: tuple[str, ...]
-    warm_start: WarmStartConfig
-    updates: int = 1
-    weights: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def turn(self) -> list[str]:
-        """The types in the order in which training tasks are drawn, again and again."""
-        return [family for family in self.families for _ in range(self.weights.get(family, 1))]
-
-    @classmethod
-    def of_tools(cls, name: str, families: tuple[str, ...], *tools: str, taught: Sequence[str] = ()) -> World:
-        """Return the world of families whose agent has these tools.
-
-        Args:
-            name, families, tools: of the world.
-            taught: task types of the warm start, if not those of the world.
-        """
-        card = PolicyConfig(system_prompt=None, max_turns=5, max_tokens_per_turn=40, tools=tools)
-        # After 500 steps the places and shapes that a sentence names are not yet taken from it.
-        turns, sft = dict.fromkeys(taught or families, 1) | {families[0]: 2}, SFTConfig(steps=1000, batch_size=16)
-        return cls(name, families, WarmStartConfig(demonstrations=4000, families=turns, sft=sft, card=card), updates=2)
-
-
-STICKERS = World("", FAMILIES, WarmStartConfig())
-WORLDS: Mapping[str, World] = {
-    "no_look": World.of_tools("look", SEEN, "edit", taught=LOOK_FAMILIES),
-    "look": World.of_tools("look", SEEN, "edit", "zoom", "colour_at", taught=LOOK_FAMILIES),
-    # Two types want one tool, and the third another: drawn alike, the policy learns the first tool for all of them.
-    "retouch": replace(
-        World.of_tools("retouch", RETOUCH_FAMILIES, "edit", "adjust_tone", "adjust_colour"), weights={"cast": 2}
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -329,9 +248,7 @@ def _override(text: str) -> tuple[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="folder of everything")
-    parser.add_argument(
-        "--arms", type=_arms, default=[arm for arm in ARMS if arm not in (*WORLDS, *JUDGED_ARMS)], help=", ".join(ARMS)
-    )
+    parser.add_argument("--arms", type=_arms, default=[arm for arm in ARMS if arm not in APART], help=", ".join(ARMS))
     parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--warm-start", type=Path, help="policy that every seed starts from; else one a seed is made")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`agentfly data`: check a data set, and convert it to the files that training reads."""
+"""`agentfly data`: check a data set, convert it to the files that training reads, and pair chains of a run."""
 
 from __future__ import annotations
 
@@ -102,6 +102,24 @@ def convert(
     tasks = load_tasks(source, split=split, limit=limit, seed=seed, root=root, **_options(set_))
     path = write_rows(tasks, out, name, images=images.value)
     Console().print(Text(printable(f"wrote {path}")), soft_wrap=True)
+
+
+@data.command()
+def pairs(
+    source: Annotated[Path, typer.Argument(help="Folder of a run of train or eval, or its trajectories.jsonl.")],
+    out: Annotated[Path, output_option(help="Folder to write to.")],
+    model: Annotated[str, typer.Option(help="The policy that sampled the chains: folder or hub name.")],
+    template: Annotated[str | None, typer.Option(help="Chat template, if the policy has none of its own.")] = None,
+    min_gap: Annotated[float, typer.Option(min=0, help="Least difference of the scores, 0 to 100.")] = 10.0,
+    per_group: Annotated[int, typer.Option(min=1, help="Most pairs of one prompt.")] = 1,
+) -> None:
+    """Pair better and worse chains of the same prompt, for preference training (DPO) with TRL."""
+    from agentfly.training.supervised.pairs import PairExport, export_pairs
+
+    found = export_pairs(PairExport(source, out, model, template, min_gap, per_group))
+    for reason, count in found.left_out.items():
+        Console().print(Text(printable(f"left out: {count} {reason}")), soft_wrap=True)
+    Console().print(Text(printable(f"wrote {found.pairs} pairs to {found.folder}")), soft_wrap=True)
 
 
 def _options(pairs: list[str] | None) -> Mapping[str, Any]:

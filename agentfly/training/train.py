@@ -17,9 +17,10 @@ from rich.text import Text
 from agentfly.errors import ConfigError, TrainingError, printable
 from agentfly.training.launch.environment import run_environment
 from agentfly.training.launch.launcher import TrainingOutcome, launch
-from agentfly.training.launch.log_reader import steps_so_far
+from agentfly.training.launch.log_reader import metrics_so_far, steps_so_far
 from agentfly.training.launch.prepare import prepare
 from agentfly.training.launch.resume import check_same_run
+from agentfly.training.metrics.tool_price import tool_price
 from agentfly.training.metrics.tool_stalls import stall_in_words
 from agentfly.training.recipe.compose import compose, settings_of, write
 from agentfly.training.recipe.plan import plan_of
@@ -76,6 +77,8 @@ def train(recipe: Path, overrides: Sequence[str], console: Console) -> TrainingO
         ("checkpoint", outcome.checkpoint),
     ):
         show(f"  {name}: {path}")
+    if (price := tool_price([metrics for _, metrics in metrics_so_far(outcome.metrics_file)])) is not None:
+        show(price.in_words())
     show(view_command(out))
     return outcome
 

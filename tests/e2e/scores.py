@@ -28,19 +28,25 @@ class Dealt(Drawn):
 
 
 class DrawnLater(Drawn):
-    """Evaluator that fails on the first results, like a judge that is still starting.
+    """Evaluator that fails on the first results, like a judge that is still starting, and then finds some alike.
 
     Args:
-        without: number of the results.
+        without: number of the results that it fails on.
+        alike: number of results that get the same score after that, all of one task.
     """
 
-    def __init__(self, without: int) -> None:
-        self._without = without
+    def __init__(self, without: int, alike: int) -> None:
+        self._without, self._alike = without, alike
+        self._task: str | None = None
 
     async def evaluate(self, sample: EditSample) -> Score:
         if self._without:
             self._without -= 1
             raise EvaluatorError("the judge is only starting")
+        if self._alike and self._task in (None, sample.instruction):
+            self._task = sample.instruction
+            self._alike -= 1
+            return Score(50.0)
         return await super().evaluate(sample)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from agentfly.training.launch.launcher import TrainingOutcome, launch
 from agentfly.training.launch.log_reader import SAMPLED
@@ -70,8 +71,13 @@ OWN: dict[str, tuple[str, ...]] = {
         "agentfly.environment.WANDB_MODE=offline",
     ),
     "lora_single_gpu": (
-        "agentfly.evaluator={evaluator: 'tests.e2e.scores:DrawnLater', without: 8}",
+        "agentfly.evaluator={evaluator: 'tests.e2e.scores:DrawnLater', without: 8, alike: 4}",
         "agentfly.lost_chains={pause: 0}",
+        "agentfly.refill=true",
+        "agentfly.curriculum=true",
+        # Equal scores are equal rewards.
+        "agentfly.reward={format_weight: 0, failed_call_cost: 0, tool_cost: 0, overlong_cost: 0}",
+        "trainer.save_freq=1",
     ),
     "async": (
         "agentfly.evaluator='tests.e2e.scores:Dealt'",
@@ -178,6 +184,12 @@ def stepped(
     return take
 
 
+def chains_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the trajectories of a run."""
+    lines = (folder / "trajectories.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["trajectory"] for line in lines]
+
+
 @pytest.mark.parametrize("name", LAUNCHED)
 def test_a_training_recipe_takes_a_real_step(name: str, stepped: Callable[[str], tuple[Path, TrainingOutcome]]) -> None:
     folder, outcome = stepped(name)
@@ -200,10 +212,29 @@ def test_a_step_that_its_evaluator_could_not_score_is_sampled_again(
     assert (metrics["chains/sampled_again"], metrics["chains/lost/not_scored"]) == (1, 8)
     [notice] = notices["lora_single_gpu"]
     assert notice.startswith("step 1 is sampled again in 0 s and not trained on: 8 of 8 chains were lost: 8 not scored")
-    chains = [json.loads(line)["trajectory"] for line in (folder / "trajectories.jsonl").read_text().splitlines()]
+    chains = chains_of(folder)
     assert [chain["reward"] is None for chain in chains].count(True) == 8
-    kept = [chain["reward"] for chain in chains if chain["reward"] is not None]
+    kept = [chain["reward"] for chain in chains if chain["reward"] not in (None, 0.5)]
     assert sum(kept) / 8 == pytest.approx(metrics["critic/rewards/mean"])
+
+
+def test_a_group_of_equal_rewards_is_replaced_in_a_real_step(
+    stepped: Callable[[str], tuple[Path, TrainingOutcome]],
+) -> None:
+    folder, outcome = stepped("lora_single_gpu")
+    metrics = outcome.metrics[-1][1]
+    groups: dict[str, set[float]] = {}
+    for chain in chains_of(folder):
+        if chain["reward"] is not None:
+            groups.setdefault(chain["group_id"], set()).add(chain["reward"])
+    assert sorted(map(len, groups.values())) == [1, 4, 4]
+    assert (metrics["refill/total_groups"], metrics["reward/group/zero_variance"]) == (1, 0)
+    assert metrics["tools/total_calls"] > 0
+    # Two tasks of the step that was lost, two of that in its place, and one for the group.
+    state = torch.load(folder / "checkpoints" / "global_step_1" / "data.pt", weights_only=False)["dataset_state"]
+    assert (state["draws"], state["step"]) == (5, 1)
+    # What the lost chains were worth, nobody knows.
+    assert metrics["curriculum/seen"] == pytest.approx(len({group.split("-again")[0] for group in groups}) / 4)
 
 
 def test_ppo_trains_a_critic_with_credit_by_turn(stepped: Callable[[str], tuple[Path, TrainingOutcome]]) -> None:
@@ -212,7 +243,7 @@ def test_ppo_trains_a_critic_with_credit_by_turn(stepped: Callable[[str], tuple[
     assert metrics["critic/vf_loss"] > 0.0
     assert metrics["critic/grad_norm"] > 0.0
     assert metrics["audit/samples"] == 8
-    chains = [json.loads(line)["trajectory"] for line in (folder / "trajectories.jsonl").read_text().splitlines()]
+    chains = chains_of(folder)
     assert sum(chain["reward"] for chain in chains) / 8 == pytest.approx(metrics["critic/rewards/mean"])
 
 
@@ -222,7 +253,7 @@ def test_chains_of_a_prompt_are_scored_together_in_a_real_step(
     folder, outcome = stepped("async")
     metrics = outcome.metrics[-1][1]
     assert metrics["reward/group/ranked"] == 1.0
-    chains = [json.loads(line)["trajectory"] for line in (folder / "trajectories.jsonl").read_text().splitlines()]
+    chains = chains_of(folder)
     scores: dict[str, list[float]] = {}
     for chain in chains:
         scores.setdefault(chain["group_id"], []).append(chain["score"])

@@ -108,12 +108,17 @@ def parse_metrics(line: str) -> tuple[int, dict[str, float]]:
     return int(record["step"]), values
 
 
-def steps_so_far(metrics_file: Path) -> list[dict[str, float]]:
-    """Return the metrics of the training steps so far; none before the first step."""
+def metrics_so_far(metrics_file: Path) -> list[tuple[int, dict[str, float]]]:
+    """Return the number and the metrics of each step so far, in order; a validation before the first one is step 0."""
     if not metrics_file.is_file():
         return []
     with metrics_file.open(encoding="utf-8") as lines:
-        return [values for step, values in map(parse_metrics, lines) if step > 0]
+        return [parse_metrics(line) for line in lines]
+
+
+def steps_so_far(metrics_file: Path) -> list[dict[str, float]]:
+    """Return the metrics of the training steps so far; none before the first step."""
+    return [values for step, values in metrics_so_far(metrics_file) if step > 0]
 
 
 def last_error(lines: list[str]) -> str | None:

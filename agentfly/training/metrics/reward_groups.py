@@ -17,6 +17,8 @@ from agentfly.evaluators.reward import Reward
 
 # Standard deviation of a group's rewards below which they count as equal: GRPO divides by it.
 EQUAL = 1e-6
+# Mean rewards of a group without variance above and below which its task is too easy or too hard.
+BEST, WORST = 0.9, 0.1
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,26 @@ def reward_metrics(rewards: Sequence[Reward], groups: Sequence[Hashable]) -> dic
         "reward/group/count": float(len(found)),
         "reward/group/std_within": float(np.mean([group.std for group in found])),
         "reward/group/zero_variance": len(flat) / len(found),
-        "reward/group/all_best": sum(group.mean > 0.9 for group in flat) / len(found),
-        "reward/group/all_worst": sum(group.mean < 0.1 for group in flat) / len(found),
+        "reward/group/all_best": sum(group.mean > BEST for group in flat) / len(found),
+        "reward/group/all_worst": sum(group.mean < WORST for group in flat) / len(found),
+    }
+
+
+def replaced_metrics(replaced: Sequence[GroupStatistics], kept: int) -> dict[str, float]:
+    """Return the metrics of the groups that a step has replaced by others.
+
+        refill/total_groups    number of them
+        refill/share           of all groups that were sampled for the step
+        refill/all_best        share of them with a mean reward above 0.9: their tasks are too easy
+        refill/all_worst       the same, below 0.1: too hard
+
+    Args:
+        replaced: in the step.
+        kept: number of groups that are trained on.
+    """
+    return {
+        "refill/total_groups": float(len(replaced)),
+        "refill/share": len(replaced) / max(1, len(replaced) + kept),
+        "refill/all_best": sum(group.mean > BEST for group in replaced) / max(1, len(replaced)),
+        "refill/all_worst": sum(group.mean < WORST for group in replaced) / max(1, len(replaced)),
     }

@@ -53,7 +53,7 @@ def check_numbers(config: VerlConfig) -> None:
 
 def size_faults(config: VerlConfig) -> list[str]:
     """Return all values that do not fit together in a composed configuration that has passed `check_numbers`."""
-    faults = (_batch_faults, _rank_faults, _accelerator_faults, _length_faults, _reward_faults)
+    faults = (_batch_faults, _rank_faults, _accelerator_faults, _length_faults, _reward_faults, _sampling_faults)
     return [fault for find in faults for fault in find(config)]
 
 
@@ -229,3 +229,38 @@ def _reward_faults(config: VerlConfig) -> Iterator[str]:
             f"{key}={OmegaConf.select(config, key)} would not be used: chains are scored by agentfly.evaluator, which "
             "takes an evaluator of your own as 'module:name'"
         )
+
+
+def _sampling_faults(config: VerlConfig) -> Iterator[str]:
+    """Yield the faults of the choice of tasks and groups."""
+    from omegaconf import OmegaConf
+
+    refill, algorithm = OmegaConf.select(config, "agentfly.refill"), config.algorithm.adv_estimator
+    if refill not in (None, False) and algorithm not in GROUPED:
+        yield (
+            f"agentfly.refill replaces groups from which nothing is learned, and {algorithm} learns from every chain: "
+            f"leave it out, or use one of {', '.join(GROUPED)}"
+        )
+    if refill not in (None, False) and config.agentfly.credit is not None:
+        yield (
+            "agentfly.refill looks at the rewards of whole chains, and agentfly.credit learns from those of turns, "
+            "which may differ in a group of equal rewards: leave one of them out"
+        )
+    rejected = str(OmegaConf.select(config, "algorithm.rollout_correction.rollout_rs") or "")
+    if algorithm == "turn_grpo" and "token_" in rejected:
+        yield (
+            f"algorithm.rollout_correction.rollout_rs={rejected} takes single tokens out of a turn, and turn_grpo "
+            "would take each for the end of it: reject whole chains (seq_mean_k1, seq_max_k2, …)"
+        )
+    # verl hands these settings to its own buffer alone (verl/trainer/ppo/v1/trainer_base.py:162).
+    if OmegaConf.select(config, "algorithm.filter_groups.enable"):
+        yield "algorithm.filter_groups would not be used: set agentfly.refill=true in its place"
+    if OmegaConf.select(config, "trainer.v1.sampler.sync_refill_failed_groups"):
+        yield (
+            "trainer.v1.sampler.sync_refill_failed_groups would not be used: agentfly.lost_chains says what becomes of "
+            "groups that lost chains"
+        )
+    if OmegaConf.select(config, "agentfly.curriculum") in (None, False):
+        return
+    if OmegaConf.select(config, "data.val_files") == OmegaConf.select(config, "data.train_files"):
+        yield "agentfly.curriculum draws from data.train_files, so a validation needs a file of its own: data.val_files"

@@ -39,6 +39,7 @@ _MOVED = {
 }
 _OLD_MODULE = re.compile(rf"(?P<scheme>(?:pkg://)?)(?P<module>{'|'.join(map(re.escape, _MOVED))})(?=\.|$)")
 TEXT_CHAINS = "agentfly.training.verl.text_chains"
+CURRICULUM = {"path": "pkg://agentfly.training.verl.curriculum", "name": "CurriculumDataset"}
 CONFIG_DIR = Path(__file__).parent / "config"
 BASE = "agentfly"
 SAMPLER = "WatchfulReplayBuffer"  # of the synchronous trainer; the one of the others has this name with Async
@@ -52,8 +53,10 @@ PASSED_ON = (
     "actor_rollout_ref.rollout.engine_kwargs.",
     "actor_rollout_ref.rollout.enable_sleep_mode",
     "actor_rollout_ref.model.override_config.",
+    "actor_rollout_ref.actor.policy_loss.rollout_correction.",
     "actor_rollout_ref.actor.fsdp_config.mixed_precision.",
     "actor_rollout_ref.ref.fsdp_config.mixed_precision.",
+    "distillation.teacher_models.",
     "critic.model.override_config.",
     "critic.fsdp.mixed_precision.",
 )
@@ -278,6 +281,8 @@ def _complete(config: DictConfig, settings: TrainSettings) -> None:
             _keep_questions(node, settings.out.absolute() / QUESTIONS)
         if Path(settings.model).is_dir():
             config.agentfly.model = str(Path(settings.model).absolute())
+        _complete_sampling(config, settings)
+        _complete_correction(config)
         if rollout.max_model_len is None:
             rollout.max_model_len = longest
         if settings.device == "cpu":
@@ -314,6 +319,29 @@ def _complete_asynchronous(config: DictConfig, settings: TrainSettings) -> None:
         config.actor_rollout_ref.hybrid_engine = False
         needed = config.trainer.n_gpus_per_node * config.trainer.nnodes + rollout_accelerators(config)
         config.ray_kwargs.ray_init.num_gpus = max(config.ray_kwargs.ray_init.num_gpus, needed)
+
+
+def _complete_sampling(config: DictConfig, settings: TrainSettings) -> None:
+    """Set what verl needs for the choice of tasks and groups, in place."""
+    if settings.refill is not None:
+        config.data.gen_batch_size = 1  # a group is replaced by one task, not by a whole batch
+    if settings.curriculum is not None:
+        config.data.curriculum = {**settings.curriculum.model_dump(), "chains": config.actor_rollout_ref.rollout.n}
+        config.data.custom_cls = CURRICULUM
+        config.data.dataloader_num_workers = 0  # tasks are drawn in the process that knows how the last step went
+
+
+def _complete_correction(config: DictConfig) -> None:
+    """Have the loss of the bypass mode used, in place.
+
+    verl's older trainer sets it (verl/trainer/ppo/rollout_corr_helper.py:apply_bypass_mode). Its present one only puts
+    the rollout's log-probs in the place of the old ones, so that `rollout_is`, `rollout_rs` and `loss_type` would have
+    no effect.
+    """
+    correction, policy_loss = config.algorithm.rollout_correction, config.actor_rollout_ref.actor.policy_loss
+    if correction.bypass_mode and policy_loss.loss_mode == "vanilla":
+        policy_loss.loss_mode = "bypass_mode"
+        policy_loss.rollout_correction = correction
 
 
 def _keep_questions(evaluator: object, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ class Plan:
         algorithm: advantage estimator.
         steps: training steps.
         step: the work of each.
+        sampling: choice of tasks and groups, where they are not simply taken in turn.
         accelerators: number and kind.
         memory: see `Memory`; None where the size of the policy is not known.
     """
@@ -34,6 +36,7 @@ class Plan:
     algorithm: str
     steps: int
     step: StepParts
+    sampling: str | None
     accelerators: str
     memory: Memory | None
 
@@ -49,6 +52,8 @@ class Plan:
         size, parts = self.step.in_words()
         yield f"a step      {size}"
         yield f"parts       {parts}"
+        if self.sampling:
+            yield f"sampling    {self.sampling}"
         yield f"runs on     {self.accelerators}"
         if self.memory is None:
             yield f"memory      unknown: {policy.why_unknown('*.safetensors')}"
@@ -77,6 +82,17 @@ def plan_of(config: VerlConfig, settings: TrainSettings) -> Plan:
         algorithm=config.algorithm.adv_estimator,
         steps=int(trainer.total_training_steps),
         step=parts_of(config, settings),
+        sampling=_sampling(config, settings),
         accelerators=f"{accelerators}, {trainer.v1.trainer_mode} trainer",
         memory=estimate_memory(config, policy, cpu=settings.device == "cpu"),
     )
+
+
+def _sampling(config: VerlConfig, settings: TrainSettings) -> str | None:
+    words = []
+    if (refill := settings.refill) is not None:
+        most = math.ceil(refill.most * config.data.train_batch_size)
+        words.append(f"groups of equal rewards are replaced, up to {most} a step")
+    if (curriculum := settings.curriculum) is not None:
+        words.append(f"the most instructive of {curriculum.candidates} tasks is drawn")
+    return "; ".join(words) or None

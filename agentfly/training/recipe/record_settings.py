@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
-from agentfly.settings import Settings
+from agentfly.settings import Settings, on_or_off
 
 Kind: TypeAlias = Literal["best", "worst", "alarm", "random"]
 GB = 10**9
@@ -44,21 +43,6 @@ class ShownChains(Settings):
     max_kb: int = Field(400, ge=20)
 
 
-def _on_or_off(given: object) -> object:
-    """Return the settings that true stands for, and None for false.
-
-    Raises:
-        ValueError: the value is neither of them, nor a mapping of settings.
-    """
-    if given is True:
-        return {}
-    if given is False or given is None:
-        return None
-    if isinstance(given, Mapping | Settings):
-        return given
-    raise ValueError("write true, false, or the settings as a mapping")
-
-
 # true, false, or the settings themselves; false becomes None.
-KeptImagesOrNot = Annotated[KeptImages | None, BeforeValidator(_on_or_off)]
-ShownChainsOrNot = Annotated[ShownChains | None, BeforeValidator(_on_or_off)]
+KeptImagesOrNot = Annotated[KeptImages | None, BeforeValidator(on_or_off)]
+ShownChainsOrNot = Annotated[ShownChains | None, BeforeValidator(on_or_off)]

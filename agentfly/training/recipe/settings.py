@@ -23,6 +23,7 @@ from agentfly.settings import OutputPath, Settings
 from agentfly.training.metrics.judge_audit import AuditSettings
 from agentfly.training.metrics.turn_credit import Placement
 from agentfly.training.recipe.record_settings import KeptImages, KeptImagesOrNot, ShownChains, ShownChainsOrNot
+from agentfly.training.recipe.sampling_settings import CurriculumOrNot, RefillOrNot
 from agentfly.vision.remote.settings import NodeConfig, NodeSettings, read_nodes
 
 AUTO = "auto"  # the audit by what the tasks know
@@ -168,6 +169,8 @@ class TrainSettings(Settings):
             checks, where the reward is a judge's; None for none.
         calibration: folder of the records of `agentfly calibrate`; None for the default one.
         lost_chains: limit of the chains that a step may lose to faults.
+        refill: replace groups of equal rewards; true, false or the settings.
+        curriculum: draw tasks by what can be learned from them; true, false or the settings.
         health: limits by metric that warn or stop; see `agentfly.training.metrics.health.health_settings`.
         seeded: True gives each turn a seed of its own, so that a run can be repeated.
         trajectories: True writes every chain to `trajectories.jsonl`.
@@ -205,6 +208,8 @@ class TrainSettings(Settings):
     audit: AuditNode | None = None
     calibration: Path | None = None
     lost_chains: LostChainLimits = LostChainLimits()
+    refill: RefillOrNot = None
+    curriculum: CurriculumOrNot = None
     health: Mapping[str, dict[str, object] | None] = Field(default_factory=dict)
     seeded: bool = True
     trajectories: bool = True

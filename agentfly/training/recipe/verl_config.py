@@ -90,6 +90,7 @@ class RolloutNode(Protocol):
     nnodes: int
     n_gpus_per_node: int
     checkpoint_engine: CheckpointEngineNode
+    calculate_log_probs: bool
     prompt_length: int
     response_length: int
     max_model_len: int
@@ -116,7 +117,12 @@ class PolicyNode(Protocol):
 class CorrectionNode(Protocol):
     """`algorithm.rollout_correction`."""
 
+    rollout_is: str | None
+    rollout_rs: str | None
     bypass_mode: bool
+    loss_type: str
+
+    def __getitem__(self, key: str) -> object: ...
 
 
 class FilterGroupsNode(Protocol):

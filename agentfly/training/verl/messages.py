@@ -246,6 +246,7 @@ class ChainReport:
         intervals: times of generations and tool calls, in seconds since 1970.
         stop: reason for which the chain ended.
         digest: of the sampled ids and their mask; see `agentfly.training.verl.parity.digest`.
+        row: of its task, in the task file.
         cache: of the tools, as the chain's end found it; None without a cache.
         relative: see `ScoredChain`.
         agreement: how far the judge's orders of the group agree, 0 to 1; None where it was not ranked in several.
@@ -260,6 +261,7 @@ class ChainReport:
     intervals: Sequence[Interval]
     stop: str
     digest: str
+    row: int
     cache: CacheCounts | None = None
     relative: bool = False
     agreement: float | None = None

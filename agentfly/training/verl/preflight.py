@@ -32,6 +32,7 @@ from agentfly.training.verl.messages import CheckResult
 from agentfly.vision.factory import make_engines
 
 Check = Callable[[VerlConfig, TrainSettings], str]
+_BYPASS_LOSSES = ("ppo_clip", "reinforce")
 
 
 def main(file: Path, checks: Sequence[Check] | None = None) -> None:
@@ -92,6 +93,35 @@ def check_names(config: VerlConfig, settings: TrainSettings) -> str:
     if loss not in POLICY_LOSS_REGISTRY:
         raise ConfigError(unknown_name("actor_rollout_ref.actor.policy_loss.loss_mode", loss, POLICY_LOSS_REGISTRY))
     return f"{estimator} with the {loss} loss"
+
+
+def check_correction(config: VerlConfig, settings: TrainSettings) -> str:
+    """Check the settings of the rollout correction on one token; verl reads them at the first update.
+
+    Raises:
+        ConfigError: verl cannot correct with them.
+    """
+    import torch
+    from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
+
+    given = config.algorithm.rollout_correction
+    names = ("rollout_is", "rollout_is_threshold", "rollout_is_batch_normalize", "rollout_rs", "rollout_rs_threshold")
+    one = torch.zeros(1, 1)
+    try:
+        compute_rollout_correction_and_rejection_mask(one, one, one + 1, **{name: given[name] for name in names})
+    except (TypeError, ValueError) as fault:
+        raise ConfigError(f"algorithm.rollout_correction: {fault}") from fault
+    if given.bypass_mode and given.loss_type not in _BYPASS_LOSSES:
+        raise ConfigError(unknown_name("algorithm.rollout_correction.loss_type", given.loss_type, _BYPASS_LOSSES))
+    if not (given.rollout_is or given.rollout_rs or given.bypass_mode):
+        return "no rollout correction"
+    if not config.actor_rollout_ref.rollout.calculate_log_probs:
+        raise ConfigError(
+            "algorithm.rollout_correction needs the log-probs of the rollout: leave out "
+            "actor_rollout_ref.rollout.calculate_log_probs=false"
+        )
+    parts = {"weights": given.rollout_is, "rejection": given.rollout_rs, "loss": given.bypass_mode and given.loss_type}
+    return f"rollout correction: {', '.join(f'{name} {value}' for name, value in parts.items() if value)}"
 
 
 def check_health(config: VerlConfig, settings: TrainSettings) -> str:
@@ -256,4 +286,4 @@ READY: tuple[Check, ...] = (
     readiness.check_positions,
     readiness.check_disk,
 )
-CHECKS: tuple[Check, ...] = (accept, check_names, *READY, check_prompts)
+CHECKS: tuple[Check, ...] = (accept, check_names, check_correction, *READY, check_prompts)

@@ -2,14 +2,18 @@
 
 verl takes the class from `trainer.v1.sampler.custom_sampler`; it lives in the process of the trainer, and the metrics
 that it returns with a batch are logged with those of the step. A batch that has lost too many chains to faults is not
-returned: another one is sampled in its place (see `agentfly.training.verl.chain_faults`).
+returned: another one is sampled in its place (see `agentfly.training.verl.chain_faults`). With `agentfly.refill`,
+groups whose chains all have the same reward are replaced while the batch is sampled.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
@@ -18,10 +22,13 @@ from agentfly.errors import TrainingError
 from agentfly.training.launch.evaluator_sleep import servers_of
 from agentfly.training.launch.log_reader import SAMPLED, log_to_run, steps_so_far
 from agentfly.training.launch.stack_dump import dump_on_request
+from agentfly.training.metrics.reward_groups import GroupStatistics, group_statistics, replaced_metrics
+from agentfly.training.metrics.tool_price import spent_metrics
 from agentfly.training.recipe.compose import settings_of
 from agentfly.training.recipe.verl_config import HasSettings
 from agentfly.training.verl import turn_grpo  # noqa: F401  (registers the estimator in the trainer's process)
 from agentfly.training.verl.chain_faults import in_words, loss_metrics, why_unfit
+from agentfly.training.verl.curriculum import observe_chains
 from agentfly.training.verl.messages import ChainReport, EngineFailure, LostChain, Partitions
 from agentfly.training.verl.parity import digest
 from agentfly.training.verl.protocols import SampledBatch
@@ -34,6 +41,9 @@ logging.getLogger("verl.trainer.ppo.v1.trainer_separate_async").setLevel(logging
 
 POLL_SECONDS = 0.05
 _FIELDS = ["extra_fields", "input_ids", "prompts", "response_mask"]
+# Groups that are to be evicted, as verl's buffer passes them on: stale ones, those without variance, failed ones, and
+# the number of those without variance by their reward.
+Reasons: TypeAlias = tuple[set[str], set[str], set[str], Counter[float]]
 
 
 class _NothingLeft(Exception):
@@ -48,18 +58,26 @@ class _Watchful:
     """
 
     _replaces_lost = False  # verl puts another prompt in the place of each that has lost a chain
+    # verl's, by partition: chains by key, prompts of finished groups, and what is known of these.
+    partitions: dict[str, dict[str, dict[str, object]]]
+    finished_keys: dict[str, set[str]]
+    _dapo_classification_cache: dict[str, dict[str, GroupStatistics]]
+    refill_fn: Callable[[int], object]
+    _clear_groups: Callable[[str, set[str]], None]
 
     def __init__(self, *args: object, sampler_kwargs: HasSettings, **kwargs: object) -> None:
         log_to_run(notices=True)
         named = {"sampler_kwargs": sampler_kwargs, "poll_interval": POLL_SECONDS, **kwargs}
         super().__init__(*args, **named)
         settings = settings_of(sampler_kwargs)
-        self._limits = settings.lost_chains
+        self._limits, self._refill = settings.lost_chains, settings.refill
         self._servers = servers_of(settings)
         self._servers.sleep()
         self._observer = StepObserver(settings, steps_so_far(settings.metrics_log))
         self._validation_losses: dict[str, float] = {}
         self._prompts = 0  # of the training batch that is being sampled
+        self._replaced: list[GroupStatistics] = []  # groups of that batch
+        self._discarded: list[ChainReport] = []  # chains that were sampled for it and are not in it
         dump_on_request()
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[SampledBatch, dict[str, object]]:
@@ -79,6 +97,7 @@ class _Watchful:
 
     def _sample_to_train(self, step: int, prompts: int) -> tuple[SampledBatch, dict[str, object]]:
         limits, all_lost = self._limits, list[LostChain]()
+        self._replaced.clear()
         for attempt in range(1, limits.attempts + 1):
             self._prompts = prompts
             batch, metrics = self._sample_finished(step, "train", prompts)
@@ -96,14 +115,24 @@ class _Watchful:
                 observed = self._observer.observe(chains, step)
                 again = {"chains/sampled_again": float(attempt - 1)}
                 before, self._validation_losses = self._validation_losses, {}
-                return batch, {**metrics, **before, **observed, **losses, **again, **self._servers.take_metrics()}
+                sampled = self._sampling_metrics(chains, step)
+                timings = self._servers.take_metrics()
+                return batch, {**metrics, **before, **observed, **losses, **again, **sampled, **timings}
+            self._discarded += chains
             if attempt < limits.attempts:
                 logger.warning("step %d is sampled again in %g s and not trained on: %s", step, limits.pause, unfit)
                 time.sleep(limits.pause)
                 if batch.keys:
                     tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
-                self.refill_fn(prompts)  # type: ignore[attr-defined]
+                self.refill_fn(prompts)
         raise TrainingError(f"step {step} was sampled {limits.attempts} times and never fit to be trained on: {unfit}")
+
+    def _sampling_metrics(self, chains: list[ChainReport], step: int) -> dict[str, float]:
+        """Return the metrics of all that was sampled for a step, and report it to the curriculum."""
+        discarded, self._discarded = self._discarded, []
+        spent = spent_metrics(*([each for chain in which for each in chain.intervals] for which in (chains, discarded)))
+        replaced = {} if self._refill is None else replaced_metrics(self._replaced, len({c.group for c in chains}))
+        return {**spent, **replaced, **observe_chains([*chains, *discarded], step)}
 
     def _sample_to_validate(self, step: int, partition_id: str, prompts: int) -> tuple[SampledBatch, dict[str, object]]:
         batch, metrics = self._sample_finished(step, partition_id, prompts)
@@ -131,9 +160,50 @@ class _Watchful:
         """Return verl's selection; verl has an error of its own, and no way back, for prompts without any chain."""
         chosen, held, steps = super()._select_prompt_uids(partition_id, sampleable_keys, batch_size)  # type: ignore[misc]
         if not {key.split("_")[0] for key in held} & set(chosen):
-            self._clear_groups(partition_id, set(chosen))  # type: ignore[attr-defined]
+            self._clear_groups(partition_id, set(chosen))
             raise _NothingLeft
         return chosen, held, steps
+
+    def _dapo_filtered_keys(self, partition_id: str) -> tuple[set[str], Counter[float]]:
+        """Return the finished groups that are to be replaced, and their number by mean reward.
+
+        verl leaves it to the buffers of others which groups these are (verl/trainer/ppo/v1/trainer_base.py:162). Its
+        own takes those of exactly equal rewards, and has no limit.
+        """
+        refill = self._refill
+        if refill is None or partition_id != "train":
+            return set(), Counter()
+        left = math.ceil(refill.most * self._prompts) - len(self._replaced)
+        known = self._dapo_classification_cache[partition_id]
+        finished = self.finished_keys[partition_id]
+        for uid in known.keys() - finished:
+            del known[uid]
+        reports = self._reports_of(partition_id, finished - known.keys())
+        groups = group_statistics([report.reward for _, report in reports], [uid for uid, _ in reports])
+        known |= {str(group.group): group for group in groups}
+        flat = [uid for uid, group in known.items() if group.std < refill.spread][: max(0, left)]
+        return set(flat), Counter(known[uid].mean for uid in flat)
+
+    def _reports_of(self, partition_id: str, uids: set[str]) -> list[tuple[str, ChainReport]]:
+        """Return the prompt and the report of each chain of some prompts."""
+        keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in uids]
+        if not keys:
+            return []
+        data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_fields"])
+        return [(key.split("_")[0], _report(fields)) for key, fields in zip(keys, data["extra_fields"], strict=True)]
+
+    def _evict_terminal_groups(
+        self, global_steps: int, partition_id: str, eviction_reasons: Reasons
+    ) -> tuple[set[str], int, int, dict[str, object]]:
+        """Evict groups, as verl does, and keep what they cost and what they say about their tasks."""
+        stale, flat, failed, _ = eviction_reasons
+        if partition_id == "train" and (gone := stale | flat | failed):
+            self._discarded += [report for _, report in self._reports_of(partition_id, gone)]
+            self._replaced += [self._dapo_classification_cache[partition_id][uid] for uid in flat]
+        found: tuple[set[str], int, int, dict[str, object]] = super()._evict_terminal_groups(  # type: ignore[misc]
+            global_steps, partition_id, eviction_reasons
+        )
+        return found
 
     def _take_lost(self, *, validate: bool) -> list[LostChain]:
         """Take the chains that were lost since the last call out of the queue."""
@@ -150,7 +220,7 @@ class _Watchful:
         prompts in the place of those that lost a chain.
         """
         super()._sync_metadata_from_transfer_queue()  # type: ignore[misc]
-        held: Partitions = self.partitions  # type: ignore[attr-defined]
+        held: Partitions = self.partitions
         if (failure := EngineFailure.find(held)) is not None:
             raise TrainingError(f"a rollout engine died: {failure.fault}")
         lost = LostChain.find(held, validate=False).values()
@@ -163,6 +233,21 @@ class _Watchful:
 
 class WatchfulReplayBuffer(_Watchful, ReplayBuffer):  # type: ignore[misc, unused-ignore]
     """The replay buffer of the synchronous trainer."""
+
+    def _evict_terminal_groups(
+        self, global_steps: int, partition_id: str, eviction_reasons: Reasons
+    ) -> tuple[set[str], int, int, dict[str, object]]:
+        """Evict groups and ask for one new prompt in the place of each without variance.
+
+        verl's synchronous buffer asks for two and discards what is left over
+        (verl/trainer/ppo/v1/replay_buffer.py:475 and 496). That is cheap where chains are text, but here tools would
+        have worked for it. With one for one, as in verl's asynchronous buffer, nothing is left over, and the prompts of
+        a step do not depend on which of them finish first.
+        """
+        evicted, stale, flat, metrics = super()._evict_terminal_groups(global_steps, partition_id, eviction_reasons)
+        if flat:
+            self.refill_fn(flat)
+        return evicted, stale, 0, metrics
 
 
 class WatchfulReplayBufferAsync(_Watchful, ReplayBufferAsync):  # type: ignore[misc, unused-ignore]
@@ -188,10 +273,14 @@ def _reports(batch: SampledBatch) -> list[ChainReport]:
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=_FIELDS)
     found = []
     for place in range(len(batch.keys)):
-        fields = data["extra_fields"][place]
-        report = ChainReport.from_fields(getattr(fields, "data", fields))  # out of TensorDict's wrapper
+        report = _report(data["extra_fields"][place])
         ids, mask = data["input_ids"][place], data["response_mask"][place]
         if (seen := digest(ids.tolist(), mask.tolist())) != report.digest:
             raise TrainingError(f"chain {report.id}: the trainer has ids {seen}, the rollout sampled {report.digest}")
         found.append(report)
     return found
+
+
+def _report(fields: Any) -> ChainReport:
+    """Return the report in the `extra_fields` of a sample."""
+    return ChainReport.from_fields(getattr(fields, "data", fields))  # out of TensorDict's wrapper

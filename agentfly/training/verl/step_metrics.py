@@ -49,6 +49,7 @@ def report_of(chain: FinishedChain, answer: ScoredChain, engines: Engines) -> Ch
         intervals=intervals_of(trajectory),
         stop=trajectory.stop_reason.value if trajectory.stop_reason else "",
         digest="" if tokens is None else digest(tokens.ids, tokens.mask),
+        row=chain.request.row["index"],
         cache=None if stats is None else CacheCounts(os.getpid(), stats.hits, stats.misses),
         relative=answer.relative,
         agreement=alike[0] if answer.relative and alike else None,

@@ -42,6 +42,8 @@ def test_ways_are_run_by_real_tools_and_scored_by_the_truth(judges: ModuleType) 
     assert (by_way["nothing"], by_way["another sticker"], by_way["brighter"]) == (0.0, 0.0, 0.0)
     assert task.image[judges.WAYS.index("nothing")] == 0
     assert task.repainted[judges.WAYS.index("brighter")] > 0.7
+    calls = dict(zip(judges.WAYS, task.calls, strict=True))
+    assert (calls["nothing"], calls["right"], calls["right and another sticker"]) == (0, 1, 2)
 
 
 def outcomes(judges: ModuleType) -> list[object]:
@@ -49,7 +51,7 @@ def outcomes(judges: ModuleType) -> list[object]:
     count = len(judges.WAYS)
     truth = np.append(np.linspace(95, 5, count - 1), 0.0)
     image = np.append(np.arange(1, count), 0)
-    return [judges.Outcomes(family, truth, np.zeros(count), image) for family in judges.FAMILIES]
+    return [judges.Outcomes(family, truth, np.zeros(count), image, np.ones(count)) for family in judges.FAMILIES]
 
 
 def test_without_noise_advantages_are_right_and_the_best_way_is_learned(judges: ModuleType) -> None:

@@ -39,8 +39,14 @@ def learning() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def kept(learning: ModuleType) -> ModuleType:
-    """Where results are kept and shown."""
+    """Where results are kept."""
     return sys.modules["learning_results"]
+
+
+@pytest.fixture(scope="module")
+def shown(learning: ModuleType) -> ModuleType:
+    """Where results are shown."""
+    return sys.modules["learning_report"]
 
 
 def held_out(success: float, **of: float) -> dict[str, float]:
@@ -115,6 +121,26 @@ def test_tables_compare_the_same_seeds(learning: ModuleType, tmp_path: Path) -> 
     assert "| grpo | 1 | 70 | 20 |" in learning.markdown(results)
 
 
+def test_the_price_of_a_point_counts_what_was_discarded(learning: ModuleType, tmp_path: Path) -> None:
+    results = results_at(learning, tmp_path / "learning.json")
+    for seed, seconds in ((0, 30.0), (1, 50.0)):
+        spent = {
+            "tools/total_seconds": seconds,
+            "tools/total_discarded_seconds": 10.0,
+            "tools/total_calls": 16.0,
+            "refill/total_groups": 2.0,
+        }
+        metrics = [(step, values | spent if step else values) for step, values in recorded(0.6)]
+        validations, steps = learning.read_metrics(metrics)
+        results.add(learning.Run("refill", seed, [], validations, steps))
+    results.add(run_of(learning, "grpo", 0))  # of before the tools were counted
+    [line] = [line for line in learning.markdown(results).splitlines() if line.startswith("| refill | 2 | 8")]
+    # Four steps of 40 and of 60 seconds, for 40 points.
+    cells = line.strip("| ").split(" | ")
+    assert [cell.split(" ± ")[0] for cell in cells[2:]] == ["8", "64", "200", "21", "5.00"]
+    assert learning.markdown(results).count("| grpo | 1 |") == 1
+
+
 def test_what_is_done_is_kept_and_not_done_again(learning: ModuleType, tmp_path: Path) -> None:
     file, made, out = tmp_path / "new" / "learning.json", [], io.StringIO()
     console = Console(file=out, width=200)
@@ -161,7 +187,7 @@ def test_several_runs_at_a_time_are_all_kept(learning: ModuleType, tmp_path: Pat
     assert set(results_at(learning, tmp_path / "learning.json").runs) == set(pairs)
 
 
-def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, kept: ModuleType, tmp_path: Path) -> None:
+def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, shown: ModuleType, tmp_path: Path) -> None:
     results = results_at(learning, tmp_path / "learning.json")
     for seed in (0, 1):
         results.add(run_of(learning, "grpo", seed, 0.5 + 0.2 * seed))
@@ -171,7 +197,7 @@ def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, kept: 
         with Image.open(photo) as image:
             assert image.width > 1000
     assert images[0].read_bytes() != images[1].read_bytes()
-    x, points = kept._series(results.arms()["grpo"], "all", "minutes")
+    x, points = shown._series(results.arms()["grpo"], "all", "minutes")
     assert (x, [point.mean for point in points]) == ([0.0, 1.0, 2.0], [20.0, 40.0, 60.0])
     assert (tmp_path / "learning.md").read_text(encoding="utf-8").startswith("Held-out success")
 
@@ -179,18 +205,20 @@ def test_curves_are_drawn_against_steps_and_minutes(learning: ModuleType, kept: 
 def test_arms_compose_with_the_same_budget(learning: ModuleType, tmp_path: Path) -> None:
     budget, found = learning.Budget(steps=4, prompts=8, samples=4), {}
     given = [f"agentfly.model={tmp_path}", f"agentfly.out={tmp_path}", "agentfly.data.train=stickers"]
-    for arm, updates in (("ppo", 1), ("turn_credit_no_tool_cost", 1), ("look", 2)):
+    for arm, updates in (("ppo", 1), ("turn_credit_no_tool_cost", 1), ("look", 2), ("refill_curriculum", 1)):
         found[arm] = compose(learning.RECIPE, [*given, *budget.overrides(updates), *learning.ARMS[arm]])
     for config in found.values():
         assert config.data.train_batch_size * config.actor_rollout_ref.rollout.n == 32
         assert config.trainer.total_training_steps == 4
         assert config.trainer.val_before_train is True
         assert config.actor_rollout_ref.rollout.val_kwargs.temperature == 0
-    assert [config.actor_rollout_ref.actor.ppo_mini_batch_size for config in found.values()] == [8, 8, 4]
+    assert [config.actor_rollout_ref.actor.ppo_mini_batch_size for config in found.values()] == [8, 8, 4, 8]
     assert found["ppo"].algorithm.adv_estimator == "gae"
     assert found["ppo"].critic.ppo_mini_batch_size == 2
     assert set(learning.ARMS["grpo"]) < set(learning.ARMS["one_call"])
     assert found["turn_credit_no_tool_cost"].agentfly.reward.tool_cost == 0
+    assert found["refill_curriculum"].data.gen_batch_size == 1
+    assert found["refill_curriculum"].data.curriculum.chains == 4
 
 
 def test_a_laboratory_gives_each_arm_its_own_and_the_rest_alike(
@@ -224,10 +252,9 @@ def test_a_laboratory_gives_each_arm_its_own_and_the_rest_alike(
     assert sum(override.startswith("agentfly.data.") for override in both) == 2
 
 
-def test_arms_with_worlds_of_their_own_are_trained_where_they_are_named(learning: ModuleType) -> None:
-    """They need another number of prompts than the others."""
-    apart = (*learning.WORLDS, *learning.JUDGED_ARMS)
-    assert learning._parser().parse_args([]).arms == [arm for arm in learning.ARMS if arm not in apart]
+def test_arms_with_questions_of_their_own_are_trained_where_they_are_named(learning: ModuleType) -> None:
+    apart = {*learning.WORLDS, *learning.JUDGED_ARMS, "refill", "curriculum", "refill_curriculum"}
+    assert set(learning.ARMS) - set(learning._parser().parse_args([]).arms) == apart
     assert learning._parser().parse_args(["--arms", "look"]).arms == ["look"]
 
 

@@ -7,6 +7,7 @@ import pytest
 from agentfly.errors import ConfigError
 from agentfly.evaluators import Reward
 from agentfly.training.metrics import group_statistics, reward_metrics
+from agentfly.training.metrics.reward_groups import replaced_metrics
 
 
 def test_groups_are_kept_apart_wherever_their_chains_are() -> None:
@@ -31,6 +32,17 @@ def test_metrics_name_every_part_and_the_kinds_of_groups() -> None:
     assert metrics["reward/group/std_within"] == pytest.approx(0.2 / 3)
     assert metrics["reward/group/zero_variance"] == pytest.approx(2 / 3)
     assert metrics["reward/group/all_best"] == metrics["reward/group/all_worst"] == pytest.approx(1 / 3)
+
+
+def test_replaced_groups_are_counted_by_kind() -> None:
+    replaced = group_statistics([0.95, 0.95, 0.0, 0.0, 0.5, 0.5], [1, 1, 2, 2, 3, 3])
+    assert replaced_metrics(replaced, 5) == {
+        "refill/total_groups": 3,
+        "refill/share": 0.375,
+        "refill/all_best": pytest.approx(1 / 3),
+        "refill/all_worst": pytest.approx(1 / 3),
+    }
+    assert set(replaced_metrics([], 5).values()) == {0.0}
 
 
 def test_no_rewards_and_wrong_numbers_of_groups() -> None:

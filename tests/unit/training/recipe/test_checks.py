@@ -12,7 +12,7 @@ from agentfly.training.recipe.checks import check_numbers, check_sizes
 OmegaConf = pytest.importorskip("omegaconf").OmegaConf
 
 GOOD: dict[str, Any] = {
-    "agentfly": {"audit": None, "credit": None, "evaluator": "reference"},
+    "agentfly": {"audit": None, "credit": None, "evaluator": "reference", "refill": False, "curriculum": False},
     "algorithm": {"adv_estimator": "grpo"},
     "data": {"train_batch_size": 16, "max_prompt_length": 100, "max_response_length": 200},
     "critic": {"enable": None, "ppo_mini_batch_size": 8},
@@ -75,6 +75,8 @@ SEPARATE = {"trainer__v1__trainer_mode": "separate_async", f"{ROLLOUT}nnodes": 1
         {"agentfly__audit": {"evaluator": "structural"}},
         {"agentfly__evaluator_sleep": True},
         {"agentfly__credit": "end", "algorithm__adv_estimator": "turn_grpo"},
+        {"agentfly__refill": True, "agentfly__curriculum": {"candidates": 2}, "data__val_files": "b"},
+        {"agentfly__refill": {"most": 2}, "algorithm__adv_estimator": "rloo"},
     ],
 )
 def test_good_configurations_pass(changes: dict[str, Any]) -> None:
@@ -127,6 +129,27 @@ def test_good_configurations_pass(changes: dict[str, Any]) -> None:
             r"evaluator_sleep needs trainer\.v1\.trainer_mode=sync: with colocate_async, chains are scored while",
         ),
         ({"agentfly__credit": "end"}, r"agentfly\.credit is lost with algorithm\.adv_estimator=grpo"),
+        (
+            {"agentfly__refill": True, "algorithm__adv_estimator": "gae"},
+            r"agentfly\.refill replaces groups .* and gae learns from every chain: leave it out, or use one of grpo,",
+        ),
+        (
+            {"agentfly__refill": {}, "agentfly__credit": "end", "algorithm__adv_estimator": "turn_grpo"},
+            r"agentfly\.refill looks at the rewards of whole chains, and agentfly\.credit .*: leave one of them out",
+        ),
+        (
+            {"algorithm": {"rollout_correction": {"rollout_rs": "seq_max_k2,token_k1"}, "adv_estimator": "turn_grpo"}},
+            r"rollout_rs=seq_max_k2,token_k1 takes single tokens out of a turn",
+        ),
+        ({"algorithm__filter_groups": {"enable": True}}, r"filter_groups would not be used: set agentfly\.refill=true"),
+        (
+            {"trainer__v1__sampler": {"sync_refill_failed_groups": True}},
+            r"sync_refill_failed_groups would not be used: agentfly\.lost_chains",
+        ),
+        (
+            {"agentfly__curriculum": True, "data__val_files": "a", "data__train_files": "a"},
+            r"a validation needs a file of its own: data\.val_files",
+        ),
     ],
 )
 def test_values_that_do_not_fit_are_reported(changes: dict[str, Any], message: str) -> None:

@@ -376,3 +376,37 @@ def test_an_asynchronous_trainer_gets_its_buffer_and_on_a_cpu_its_accelerators(r
     assert apart.agentfly.seeded is False
     many = composed(recipe, *ON_CPU, *mode, "trainer.n_gpus_per_node=2", "ray_kwargs.ray_init.num_gpus=6")
     assert (many.actor_rollout_ref.rollout.n_gpus_per_node, many.ray_kwargs.ray_init.num_gpus) == (2, 6)
+
+
+def test_refill_and_curriculum_set_what_verl_needs(recipe: Path, tmp_path: Path) -> None:
+    plain = composed(recipe)
+    assert (plain.data.gen_batch_size, plain.data.custom_cls.path, plain.data.curriculum) == (None, None, None)
+    given = ["agentfly.refill=true", "agentfly.curriculum={candidates: 2}", "data.dataloader_num_workers=4"]
+    config = composed(recipe, *given)
+    assert (config.data.gen_batch_size, config.data.dataloader_num_workers) == (1, 0)
+    assert dict(config.data.curriculum) == {"candidates": 2, "half_life": 20.0, "strength": 2.0, "chains": 4}
+    assert config.data.custom_cls.name == "CurriculumDataset"
+    # A run is continued from what it wrote.
+    again = compose(write(config, tmp_path / "config.yaml"))
+    assert (again.data.curriculum, again.data.gen_batch_size) == (config.data.curriculum, 1)
+    assert settings_of(again) == settings_of(config)
+
+
+@pytest.mark.parametrize("wrong", ["agentfly.refill=often", "agentfly.refill={most: 0}", "agentfly.curriculum={n: 2}"])
+def test_wrong_settings_of_the_sampling_are_refused(recipe: Path, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"refill|curriculum|unknown setting 'n'"):
+        settings_of(composed(recipe, wrong))
+
+
+def test_the_loss_of_the_bypass_mode_is_used_where_that_is_asked_for(recipe: Path, tmp_path: Path) -> None:
+    loss = composed(recipe).actor_rollout_ref.actor.policy_loss
+    assert (loss.loss_mode, "rollout_correction" in loss) == ("vanilla", False)
+    correction = "algorithm.rollout_correction={bypass_mode: true, loss_type: reinforce, rollout_is: token}"
+    config = composed(recipe, correction)
+    loss = config.actor_rollout_ref.actor.policy_loss
+    assert (loss.loss_mode, loss.rollout_correction.loss_type) == ("bypass_mode", "reinforce")
+    again = compose(write(config, tmp_path / "config.yaml"))
+    assert again.actor_rollout_ref.actor.policy_loss == loss
+    # Another loss is somebody's choice.
+    other = composed(recipe, correction, "actor_rollout_ref.actor.policy_loss.loss_mode=gspo")
+    assert other.actor_rollout_ref.actor.policy_loss.loss_mode == "gspo"

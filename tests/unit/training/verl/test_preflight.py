@@ -76,7 +76,9 @@ def checked(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_good_configuration_and_its_longest_prompt(checked: Checked, tmp_path: Path) -> None:
     result = checked()
     assert result["fault"] is None
-    assert result["passed"].startswith("verl accepts the configuration; grpo with the vanilla loss; policy ")
+    assert result["passed"].startswith(
+        "verl accepts the configuration; grpo with the vanilla loss; no rollout correction; "
+    )
     assert "; agent image-editing with tools detect_objects, " in result["passed"]
     assert (
         "; agentfly.evaluator can score; no evaluator sleeps during updates; no audit; 4 of the first 4 tasks"
@@ -150,6 +152,18 @@ def test_a_file_of_rows_is_measured_too(checked: Checked, tmp_path: Path) -> Non
         # verl would look these up at the first update.
         ({"algorithm__adv_estimator": "grpoo"}, r"unknown algorithm\.adv_estimator 'grpoo'\. Did you mean 'grpo'"),
         (
+            {"algorithm__rollout_correction__rollout_is": "sequences"},
+            r"algorithm\.rollout_correction: Invalid rollout_is: sequences\. Must be one of",
+        ),
+        (
+            {"algorithm__rollout_correction__rollout_rs": "seq_mean_k1"},
+            r"algorithm\.rollout_correction: rollout_rs_threshold must be explicitly provided",
+        ),
+        (
+            {"algorithm__rollout_correction": {"bypass_mode": True, "loss_type": "reinforced"}},
+            r"unknown algorithm\.rollout_correction\.loss_type 'reinforced'\. Did you mean 'reinforce'",
+        ),
+        (
             {"actor_rollout_ref__actor__policy_loss__loss_mode": "vanila"},
             r"unknown actor_rollout_ref\.actor\.policy_loss\.loss_mode 'vanila'\. Did you mean 'vanilla'",
         ),
@@ -163,6 +177,15 @@ def test_our_own_estimator_is_known(checked: Checked) -> None:
     result = checked(algorithm__adv_estimator="turn_grpo")
     assert result["fault"] is None
     assert "turn_grpo with the vanilla loss" in result["passed"]
+
+
+def test_a_correction_is_told_by_its_parts(checked: Checked) -> None:
+    parts = {"rollout_is": "sequence", "rollout_rs": "seq_max_k2", "rollout_rs_threshold": 0.5}
+    result = checked(algorithm__rollout_correction=parts)
+    assert "rollout correction: weights sequence, rejection seq_max_k2; " in result["passed"]
+    without = {"actor_rollout_ref__rollout__calculate_log_probs": False}
+    fault = checked(algorithm__rollout_correction=parts, **without)["fault"]
+    assert "leave out actor_rollout_ref.rollout.calculate_log_probs=false" in fault
 
 
 def test_a_policy_that_is_elsewhere_is_not_measured(checked: Checked) -> None:

@@ -23,7 +23,9 @@ from verl.utils.import_utils import load_extern_object  # noqa: E402
 
 from agentfly.errors import ConfigError, TrainingError  # noqa: E402
 from agentfly.training.launch.log_reader import notice_in  # noqa: E402
+from agentfly.training.metrics.chain_report import Interval  # noqa: E402
 from agentfly.training.metrics.health import ChainFacts  # noqa: E402
+from agentfly.training.verl import curriculum  # noqa: E402
 from agentfly.training.verl.loop_worker import AgentFlyLoopManager, drop_leftovers  # noqa: E402
 from agentfly.training.verl.messages import ChainReport, EngineFailure, LostChain  # noqa: E402
 from agentfly.training.verl.parity import digest  # noqa: E402
@@ -68,18 +70,21 @@ IDS, MASK = [5, 6, 7, 8], [1, 0]
 NO_PAUSE = {"lost_chains": {"pause": 0}}
 
 
-def extra_fields(answered: bool = True, chain: str = "step-1-row-0-0") -> dict[str, Any]:
+def extra_fields(
+    answered: bool = True, reward: float = 0.5, row: int = 0, chain: str = "step-1-row-0-0"
+) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     ChainReport(
         id=chain,
-        group="step-1-row-0",
-        reward=0.5,
-        parts={"edit": 0.5},
+        group=f"step-1-row-{row}",
+        reward=reward,
+        parts={"edit": reward},
         audit=None,
         facts=ChainFacts(calls=1, malformed=0, edits=1, no_op_edits=0, longest_repeat=1, answered=answered),
-        intervals=[],
+        intervals=[Interval("", 10.0, 11.0), Interval("edit", 11.0, 13.0)],
         stop="answered" if answered else "max_turns",
         digest=digest(IDS, MASK),
+        row=row,
     ).add_to(fields)
     return fields
 
@@ -91,6 +96,12 @@ class Queue:
         self.tags: dict[str, dict[str, dict[str, Any]]] = {}
         self.fields: dict[str, dict[str, Any]] = {}
         self.refilled: list[int] = []
+
+    def group(self, uid: str, rewards: Sequence[float], row: int = 0) -> None:
+        """Put a prompt all of whose chains have answered, with these rewards."""
+        self.prompt(uid, [True] * len(rewards))
+        for number, reward in enumerate(rewards):
+            self.fields[f"{uid}_{number}_0"]["extra_fields"] = NonTensorData(extra_fields(reward=reward, row=row))
 
     def prompt(self, uid: str, kept: Sequence[bool], lost: Sequence[LostChain] = (), partition: str = "train") -> None:
         """Put a prompt of which chains are left (whether each has answered) and chains are lost."""
@@ -127,11 +138,11 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     return made
 
 
-def buffer(queue: Queue, refill: Callable[[int], None] | None = None, **node: Any) -> WatchfulReplayBuffer:
+def buffer(queue: Queue, again: Callable[[int], None] | None = None, **node: Any) -> WatchfulReplayBuffer:
     def refilled(prompts: int) -> None:
         queue.refilled.append(prompts)
-        if refill is not None:
-            refill(prompts)
+        if again is not None:
+            again(prompts)
 
     return WatchfulReplayBuffer(**{**required(**{**NO_PAUSE, **node}), "refill_fn": refilled})
 
@@ -298,6 +309,90 @@ def test_a_warning_of_the_health_monitor_is_a_notice(queue: Queue, capsys: pytes
     notices = [text for line in capsys.readouterr().err.splitlines() if (text := notice_in(line))]
     assert len(notices) == 1
     assert notices[0].startswith("step 1: tool_calls is 1, below 2")
+
+
+def test_groups_of_equal_rewards_are_replaced_one_for_one(queue: Queue) -> None:
+    for uid, rewards in (("a", [0.95, 0.95]), ("b", [0.2, 0.6]), ("c", [0.0, 0.0])):
+        queue.group(uid, rewards, row=ord(uid))
+    # The first of those in their place is no better.
+    after = iter([("d", [0.5, 0.5]), ("e", [0.1, 0.2]), ("f", [0.3, 0.4])])
+
+    def again(prompts: int) -> None:
+        for _ in range(prompts):
+            uid, rewards = next(after)
+            queue.group(uid, rewards, row=ord(uid))
+
+    batch, metrics = buffer(queue, again, refill=True).sample(1, "train", 3)
+    assert {key[0] for key in batch.keys} == set("bef")
+    assert queue.refilled == [2, 1]
+    assert (metrics["refill/total_groups"], metrics["refill/share"]) == (3, 0.5)
+    assert metrics["refill/all_best"] == metrics["refill/all_worst"] == pytest.approx(1 / 3)
+    assert metrics["training/filter_groups/evicted_samples"] == 3
+    assert metrics["reward/group/zero_variance"] == 0
+    # Of two seconds in each of twelve chains, half was spent for nothing.
+    assert (metrics["tools/total_seconds"], metrics["tools/total_discarded_seconds"], metrics["tools/total_calls"]) == (
+        12,
+        12,
+        12,
+    )
+    assert not [key for key in queue.tags["train"] if key[0] in "acd"], "a group that was replaced is still there"
+
+
+def test_groups_are_as_they_are_without_the_setting(queue: Queue) -> None:
+    queue.group("a", [0.5, 0.5])
+    _, metrics = buffer(queue).sample(1, "train", 1)
+    assert queue.refilled == []
+    assert "refill/total_groups" not in metrics
+    assert (metrics["tools/total_seconds"], metrics["tools/total_discarded_seconds"]) == (4, 0)
+
+
+def test_a_policy_that_has_nothing_more_to_learn_does_not_sample_for_ever(queue: Queue) -> None:
+    uids = iter("cdefghij")
+
+    def again(prompts: int) -> None:
+        for _ in range(prompts):
+            queue.group(next(uids), [1.0, 1.0])
+
+    for uid in "ab":
+        queue.group(uid, [1.0, 1.0])
+    made = buffer(queue, again, refill={"most": 1.5})
+    batch, metrics = made.sample(1, "train", 2)
+    assert (len(batch.keys), metrics["refill/total_groups"], queue.refilled) == (4, 3, [2, 1])
+    queue.tags["train"].clear()
+    for uid in "gh":
+        queue.group(uid, [1.0, 1.0])
+    # The limit is that of a step.
+    assert made.sample(2, "train", 2)[1]["refill/total_groups"] == 3
+
+
+def test_nearly_equal_rewards_count_as_equal_where_the_recipe_says_so(queue: Queue) -> None:
+    queue.group("a", [0.98, 0.97])
+    batch, _ = buffer(queue, lambda _: queue.group("b", [0.2, 0.9]), refill={"spread": 0.02}).sample(1, "train", 1)
+    assert batch.keys == ["b_0_0", "b_1_0"]
+
+
+def test_an_asynchronous_trainer_replaces_groups_too(queue: Queue) -> None:
+    queue.group("a", [0.5, 0.5])
+    queue.group("b", [0.2, 0.6])
+    given = {**required(refill=True), "refill_fn": lambda prompts: queue.group("c", [0.1] + [0.4] * prompts)}
+    batch, metrics = WatchfulReplayBufferAsync(**given).sample(1, "train", 2)
+    assert {key[0] for key in batch.keys} == set("bc")
+    assert (metrics["refill/total_groups"], metrics["tools/total_discarded_seconds"]) == (1, 4)
+
+
+def test_the_curriculum_learns_of_replaced_groups_too(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, float]] = []
+
+    class Tasks:
+        def observe(self, chains: Sequence[ChainReport], step: int) -> dict[str, float]:
+            seen.extend((chain.row, chain.reward) for chain in chains)
+            return {"curriculum/seen": 0.5}
+
+    monkeypatch.setattr(curriculum, "_trained_on", Tasks())
+    queue.group("a", [0.0, 0.0], row=7)
+    _, metrics = buffer(queue, lambda _: queue.group("b", [0.2, 0.6], row=8), refill=True).sample(3, "train", 1)
+    assert metrics["curriculum/seen"] == 0.5
+    assert sorted(seen) == [(7, 0.0), (7, 0.0), (8, 0.2), (8, 0.6)]
 
 
 class Chains:

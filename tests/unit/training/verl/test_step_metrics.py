@@ -39,6 +39,7 @@ def chain(
         intervals=intervals,
         stop="answered",
         digest="0",
+        row=0,
     )
 
 
