@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ def test_a_synchronisation_leaves_nothing_for_the_next() -> None:
 
 
 def test_a_worker_that_does_not_come_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_engine, "_LIMIT", checkpoint_engine.timedelta(milliseconds=200))
+    monkeypatch.setattr(checkpoint_engine, "_LIMIT", timedelta(milliseconds=200))
     master = GlooCheckpointEngine(16, is_master=True)
     address = master.prepare()
     with pytest.raises(RuntimeError):
