@@ -63,7 +63,7 @@ _KINDS: Mapping[int, FaultKind] = {
 _MESSAGES: Mapping[FaultKind, str] = {
     "timeout": "{who} did not answer {limit}: raise the endpoint's timeout",
     "unreachable": "{who} did not answer ({reason}): check its address, and that it runs",
-    "key_refused": "{who} refuses the key (HTTP {status}): check the endpoint's api_key",
+    "key_refused": "{who} refuses the key (HTTP {status}): check {key}",
     "not_found": "{who} is not served there ({reason}): check model and base_url, which ends in /v1",
     "refused": "{who} refuses this request: {reason}",
     "no_quota": "{who} has no quota left ({reason}): add to it, or use another key",
@@ -103,7 +103,12 @@ class ApiFault:
 
 
 def read_fault(
-    fault: Exception, who: str, *, timeout: float | None = None, secret: SecretStr | str | None = None
+    fault: Exception,
+    who: str,
+    *,
+    timeout: float | None = None,
+    secret: SecretStr | str | None = None,
+    key: str = "its api_key",
 ) -> ApiFault:
     """Return an exception of the SDK as plain data.
 
@@ -113,6 +118,7 @@ def read_fault(
         who: subject of the message, such as "the judge m" or an address.
         timeout: seconds that the request had, for the message.
         secret: the key, which is replaced by asterisks wherever a text repeats it.
+        key: where the key comes from, for the message.
     """
     import openai
 
@@ -132,7 +138,7 @@ def read_fault(
     reason = redact(reason[:_LONGEST_READ], secret)
     reason = " ".join(short_paths(reason).split())[:_LONGEST_REASON]
     limit = "in time" if timeout is None else f"within {timeout:g} s"
-    message = _MESSAGES[kind].format(who=public_url(who), reason=reason, status=status, limit=limit)
+    message = _MESSAGES[kind].format(who=public_url(who), reason=reason, status=status, limit=limit, key=key)
     return ApiFault(kind, message, reason, status, code, retry_after)
 
 
@@ -258,7 +264,8 @@ class SdkClient:
             fault: the exception.
             who: subject of the message, such as "the judge m".
         """
-        return read_fault(fault, who, timeout=self._endpoint.timeout, secret=self._secret)
+        key = "its api_key" if self._endpoint.api_key else self._endpoint.api_key_env
+        return read_fault(fault, who, timeout=self._endpoint.timeout, secret=self._secret, key=key)
 
     def redact(self, text: str) -> str:
         """Return a text of the server without the key, which it may repeat."""

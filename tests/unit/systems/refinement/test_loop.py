@@ -163,7 +163,7 @@ async def test_no_image_at_all_is_told_with_the_reason(openai: OpenAIServer) -> 
     assert done.end is LoopEnd.MAX_ITERATIONS
 
 
-@pytest.mark.parametrize(("status", "words"), [(401, "check the endpoint's api_key"), (404, "check model")])
+@pytest.mark.parametrize(("status", "words"), [(401, "check OPENAI_API_KEY"), (404, "check model")])
 async def test_a_wrong_key_or_model_ends_the_loop_at_once(openai: OpenAIServer, status: int, words: str) -> None:
     openai.say([fault(status, "wrong sk-test-1")])
     done = await refine(at(openai))
