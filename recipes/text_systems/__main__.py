@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from agentfly.errors import AgentFlyError
+from agentfly.errors import AgentFlyError, ConfigError
 from agentfly.systems import BasicAgent, ChainOfAgents, ContextAgent, MultiCallSystem, VLLMModel
 from recipes.options import parse
 from recipes.text_systems.settings import exit_code, model_from_environment
@@ -66,6 +66,9 @@ EXAMPLES: dict[str, Example] = {"basic": basic, "context": with_context, "chain"
 
 async def run(flags: argparse.Namespace, console: Console) -> int:
     """Run the chosen examples and return the exit code."""
+    for option, path in (("--context", flags.context), ("--longtext", flags.longtext)):
+        if not path.is_file():
+            raise ConfigError(f"no file at {str(path)!r}: check {option}")
     flags.output_dir.mkdir(parents=True, exist_ok=True)
     model, failed = model_from_environment(flags.env), 0
     try:
@@ -75,7 +78,7 @@ async def run(flags: argparse.Namespace, console: Console) -> int:
                 text = " ".join((await EXAMPLES[name](model, flags)).split())
             except (AgentFlyError, OSError) as fault:
                 failed += 1
-                console.print(f"  [red]failed:[/red] {escape(str(fault))}", highlight=False)
+                console.print(f"  [red]failed:[/red] {escape(str(fault))}", highlight=False, soft_wrap=True)
                 continue
             console.print(f"  {escape(text[:_PREVIEW])}{'…' if len(text) > _PREVIEW else ''}", highlight=False)
     finally:

@@ -43,6 +43,7 @@ def model_from_environment(env: Path | None = None) -> VLLMModel:
         _either(values, "API_KEY"),
         max_tokens=number(values, "MAX_TOKENS", int, 32000),
         temperature=number(values, "TEMPERATURE", float, 0.7),
+        key_variable="API_KEY (or VLLM_API_KEY)",
     )
 
 
@@ -64,7 +65,8 @@ def number(values: dict[str, str], name: str, kind: type[T], default: T) -> T:
     try:
         return kind(text)
     except ValueError:
-        raise ConfigError(f"{name} is no {kind.__name__}: set it to a number, or leave it out") from None
+        wanted = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{name} is {text!r}: set it to {wanted}, or leave it out") from None
 
 
 def _either(values: dict[str, str], name: str) -> str | None:

@@ -52,6 +52,7 @@ class ClientBackend:
         template: name or path of the chat template that the server uses, for token-exact turns; None for the
             checkpoint's own.
         codec: a codec that exists already, for token-exact turns.
+        key_variable: environment variable with the key, for messages.
         clock: monotonic seconds, for the rate limit.
         sleep: waits for some seconds, between attempts and for the rate limit.
 
@@ -66,6 +67,7 @@ class ClientBackend:
         *,
         template: str | None = None,
         codec: ChatCodec | None = None,
+        key_variable: str = "OPENAI_API_KEY",
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -75,7 +77,7 @@ class ClientBackend:
         if self._config.return_token_ids:
             codec = codec or ChatCodec.from_pretrained(self._config.checkpoint or model, template)
             self._exact = TokenExact(codec)
-        self._faults = Faults(self._config)
+        self._faults = Faults(self._config, key_variable)
         self._sleep = sleep
         self._client = SdkClient(
             Endpoint(

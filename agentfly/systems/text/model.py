@@ -129,6 +129,7 @@ class VLLMModel(BackendModel):
             requests for an answer that broke off before its beginning was handed on.
         max_requests_per_minute: None for no limit.
         extra_body: further fields of every request, e.g. {"top_k": 20}.
+        key_variable: environment variable with the key, for messages.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -146,6 +147,7 @@ class VLLMModel(BackendModel):
         max_retries: int = 4,
         max_requests_per_minute: int | None = None,
         extra_body: Mapping[str, object] | None = None,
+        key_variable: str = "OPENAI_API_KEY",
     ) -> None:
         config = ClientConfig(
             base_url=api_url.rstrip("/").removesuffix("/chat/completions"),
@@ -155,7 +157,8 @@ class VLLMModel(BackendModel):
             max_requests_per_minute=max_requests_per_minute,
             extra_body=extra_body or {},
         )
-        super().__init__(ClientBackend(model_name, config), max_tokens=max_tokens, temperature=temperature)
+        backend = ClientBackend(model_name, config, key_variable=key_variable)
+        super().__init__(backend, max_tokens=max_tokens, temperature=temperature)
         self.model_name = model_name
         self.restarts = max_retries
 

@@ -108,6 +108,25 @@ def test_one_example_that_fails_does_not_stop_the_others(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["ex2_context_agent_output.txt"]
 
 
+def test_a_text_that_is_not_there_is_told_before_anything_is_asked(
+    server: ChatServer, env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--env", str(env), "--context", "nowhere.txt", "--output-dir", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "error: no file at 'nowhere.txt': check --context\n"
+    assert not (tmp_path / "out").exists()
+    assert server.bodies == []
+
+
+def test_a_failed_example_is_one_line_that_names_the_variable_of_the_key(
+    server: ChatServer, env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.say(failure(401, "no such key"))
+    assert main(["--env", str(env), "--only", "basic", "--output-dir", str(tmp_path / "out")]) == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "failed:" in line)
+    assert line.endswith("check api_key, or set API_KEY (or VLLM_API_KEY)")
+    assert "sk-5" not in line
+
+
 def test_missing_settings_are_named(env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     env.write_text("API_KEY=k\n")
     assert main(["--env", str(env), "--output-dir", str(tmp_path)]) == 1
@@ -175,7 +194,7 @@ def test_env_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_env()["A"] == "x y"
     assert number(found, "B", int, 1) == 3
     assert number(found, "EMPTY", float, 0.5) == 0.5
-    with pytest.raises(ConfigError, match="A is no int"):
+    with pytest.raises(ConfigError, match="A is 'x y': set it to a whole number"):
         number(found, "A", int, 1)
     with pytest.raises(ConfigError, match="no settings file"):
         read_env(tmp_path / "other")
