@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from agentfly.agents.llm_backends.endpoint import KEY_VARIABLE, endpoint_config,
 from agentfly.agents.policy_config import PolicyConfig
 from agentfly.agents.spec import AgentSpec, Named
 from agentfly.agents.trajectory import Trajectory
-from agentfly.errors import AgentFlyError, printable, shortened
+from agentfly.errors import AgentFlyError, ConfigError, printable, shortened
 from agentfly.images import ImageStore, file_format, save_image
 from agentfly.model_source import require_policy
 from agentfly.tools import ImageTools
@@ -95,8 +96,10 @@ async def edit_image(request: EditRequest, console: Console) -> Trajectory:
     """
     # A wrong path must not show after minutes of work.
     file_format(request.out)
+    _check_folder(request.out, "--out")
     if request.strip is not None:
         check_steps_path(request.strip)
+        _check_folder(request.strip, "--strip")
     agent = await make_edit_agent(request)
     try:
         content = [{"type": "image", "image": request.image}, {"type": "text", "text": f"\n{request.instruction}"}]
@@ -113,6 +116,17 @@ async def edit_image(request: EditRequest, console: Console) -> Trajectory:
     about = f" in {len(trajectory.turns)} turns, {trajectory.seconds:.1f} s"
     show_styled(console, Text.assemble((printable(str(request.out)), "bold"), about))
     return trajectory
+
+
+def _check_folder(path: Path, option: str) -> None:
+    """Check that the folder of a file can be written, as far as it exists."""
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ConfigError(f"cannot write {str(path)!r} ({str(folder)!r} is a file): give another {option}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write to {str(folder)!r}: give another {option}")
 
 
 async def make_edit_agent(request: PolicyOptions, store: ImageStore | None = None) -> Agent:

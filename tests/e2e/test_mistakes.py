@@ -60,6 +60,7 @@ def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
           "--evaluator", "structural"], "no image file at 'nowhere.png'"),
         (["view", "nowhere"], "there is no run at"),
         ([*EDIT, *AWAY], "cannot reach http://127.0.0.1:1/v1"),
+        ([*EDIT, *AWAY, "--out", "cat.png/out.png"], "is a file): give another --out"),
         ([*EDIT, "--base-url", "URL", "--nodes", "127.0.0.1:1"], "no image server can be used (http://127.0.0.1:1"),
         ([*EDIT, "--base-url", "URL", "--engine", "clasical"], "Did you mean 'classical'"),
         (["generate", "a ring"], "no API key: set OPENAI_API_KEY"),
