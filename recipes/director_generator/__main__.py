@@ -164,6 +164,8 @@ def read_prompt(path: Path) -> str:
     Raises:
         ConfigError: the file cannot be read, or has no prompt.
     """
+    if not path.exists():
+        raise ConfigError(f"no file at {str(path)!r}: check -f")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as fault:

@@ -189,7 +189,7 @@ def test_wrong_flags_end_with_2(flags: list[str]) -> None:
         (["a", "--config", OPENAI], "set OPENAI_API_KEY"),
         (["a", "--config", "nowhere.yaml"], "there is no configuration 'nowhere.yaml'"),
         (["a", "--max-iterations", "0"], "max_loops: Input should be greater than or equal to 1"),
-        (["-f", "nowhere.json"], "cannot read 'nowhere.json'"),
+        (["-f", "nowhere.json"], "no file at 'nowhere.json': check -f"),
         ([" "], "the prompt is empty"),
     ],
 )
