@@ -53,6 +53,8 @@ def test_the_documented_command_writes_the_documented_files(server: ChatServer, 
     done = run("recipes.text_systems", "--num-calls", "2", cwd=tmp_path, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     out = tmp_path / "run_outputs"
+    assert done.stdout.splitlines()[:2] == ["basic …", "  an answer"]
+    assert done.stdout.splitlines()[-1] == "outputs are in run_outputs"
     assert (out / "ex1_basic_agent_output.txt").read_text() == "an answer"
     assert (out / "ex2_context_agent_output.txt").read_text() == "an answer"
     assert (out / "ex3_chain_system_output.txt").read_text() == "an answer"
