@@ -78,7 +78,7 @@ async def test_without_any_image_there_is_no_answer_and_no_fault_of_ours(openai:
 
 async def test_a_wrong_key_ends_the_whole_run(openai: OpenAIServer) -> None:
     openai.say([fault(401)])
-    with pytest.raises(ConfigError, match="check the endpoint"):
+    with pytest.raises(ConfigError, match=r"refuses the key \(HTTP 401\): check OPENAI_API_KEY"):
         await attempt(openai)
 
 
