@@ -143,3 +143,9 @@ class EditingGenerator:
 
     async def close(self) -> None:
         """Do nothing: the editor belongs to the caller."""
+
+
+def nobody_listens(fault: BaseException | None) -> bool:
+    """Return whether no connection came about: the name has no address, or the address refuses or does not answer."""
+    # By name: the SDK has an HTTP library of its own, with classes of the same names.
+    return any(kind.__name__ in ("ConnectError", "ConnectTimeout") for kind in type(fault).__mro__)

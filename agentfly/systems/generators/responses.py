@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from agentfly.errors import BackendError, ConfigError, ToolError
+from agentfly.errors import BackendError, ConfigError, ToolError, first_line
 from agentfly.lenient_json import count_of, field_of
 from agentfly.openai_client import ApiFault, Endpoint, SdkClient
-from agentfly.systems.generators.base import Usage
+from agentfly.redaction import public_url
+from agentfly.systems.generators.base import Usage, nobody_listens
 
 if TYPE_CHECKING:
     from openai.types.responses import Response
@@ -29,6 +31,8 @@ class ResponsesClient:
     def __init__(self, model: str, endpoint: Endpoint) -> None:
         self.model = model
         self._sdk = SdkClient(endpoint)
+        self._url = public_url(endpoint.base_url or "https://api.openai.com/v1")
+        self._answered = False
 
     async def create(self, usage: Usage, **arguments: Any) -> Response:
         """Request one response.
@@ -40,17 +44,36 @@ class ResponsesClient:
         Raises:
             BackendError: the server did not answer, or did not send a response.
             ToolError: the server refuses the request (moderation, a wrong field).
-            ConfigError: the key or the model is refused.
+            ConfigError: the key or the model is refused, or no server has ever listened at the address.
         """
         from openai.types.responses import Response
 
         usage.requests += 1
-        with self._sdk.translated_faults(f"the model {self.model}", _responses_error):
+        with self._sdk.translated_faults(f"the model {self.model}", _responses_error), self._first_contact():
             reply = await self._sdk.get().responses.create(model=self.model, **arguments)
         if not isinstance(reply, Response) or not isinstance(reply.output, list):
             raise BackendError(f"the model {self.model} sent no response: check that base_url ends in /v1")
         usage.add(Usage(0, count_of(reply.usage, "input_tokens"), count_of(reply.usage, "output_tokens")))
         return reply
+
+    @contextmanager
+    def _first_contact(self) -> Iterator[None]:
+        """Tell a wrong address from a server that is away for a moment, which is worth another attempt."""
+        import openai
+
+        try:
+            yield
+        except openai.APIStatusError:
+            self._answered = True
+            raise
+        except openai.APIConnectionError as fault:
+            if self._answered or not nobody_listens(fault.__cause__):
+                raise
+            why = self._sdk.redact(first_line(fault.__cause__ or fault))
+            raise ConfigError(
+                f"cannot reach {self._url} ({why}): start the server, or correct --base-url (OPENAI_BASE_URL)"
+            ) from None
+        self._answered = True
 
     async def open_conversation(self) -> str | None:
         """Begin a conversation and return its id; None from a server that has no conversations."""

@@ -23,7 +23,7 @@ from agentfly.images import encode_image
 from agentfly.openai_client import Endpoint, SdkClient
 from agentfly.openai_compat import check_answer
 from agentfly.redaction import public_url
-from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
+from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage, nobody_listens
 from agentfly.systems.generators.responses import service_error
 from agentfly.vision.image_replies import decode_image, first_image
 
@@ -183,9 +183,3 @@ class ServerGenerator:
             return GeneratedImage(image, content, usage=Usage(requests=1))
         except ImageError as fault:
             raise ToolError(f"{self._who} sent an image that cannot be read: {fault}") from fault
-
-
-def nobody_listens(fault: BaseException | None) -> bool:
-    """Return whether no connection came about: the name has no address, or the address refuses or does not answer."""
-    # By name: the SDK has an HTTP library of its own, with classes of the same names.
-    return any(kind.__name__ in ("ConnectError", "ConnectTimeout") for kind in type(fault).__mro__)

@@ -12,8 +12,7 @@ from agentfly.agents.llm_backends.client_errors import TransientError, backoff
 from agentfly.aio import Sleep, retrying
 from agentfly.errors import ConfigError, ImageError, ToolError
 from agentfly.redaction import checked_key, public_url, redact
-from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage
-from agentfly.systems.generators.server import nobody_listens
+from agentfly.systems.generators.base import GeneratedImage, ImageRequest, Usage, nobody_listens
 from agentfly.vision.image_replies import decode_image
 
 

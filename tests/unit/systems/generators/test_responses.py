@@ -168,3 +168,10 @@ def test_no_reply_is_a_fault_of_ours(output: list[object], error: object, status
     reply = Response.construct(id="r", output=output, error=error, status=status, incomplete_details=details)
     with suppress(ToolError):
         assert text_of(reply)
+
+
+async def test_an_address_at_which_nobody_has_ever_listened_is_a_wrong_setting() -> None:
+    client = ResponsesClient("m", Endpoint(base_url="http://127.0.0.1:1/v1", api_key="k", retries=0))
+    with pytest.raises(ConfigError, match=r"cannot reach http://127\.0\.0\.1:1/v1 \(.*\): start .* --base-url"):
+        await client.create(Usage(), input="x")
+    await client.close()
