@@ -242,6 +242,7 @@ class Course:
         paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         values = {
             "agentfly.data.train": file,
+            "agentfly.data.validation": file,  # which is never read; without one, tasks would be made of these rows
             "agentfly.environment": {"PYTHONPATH": paths},
             "actor_rollout_ref.rollout.agent.agent_loop_manager_class": None,
             "actor_rollout_ref.rollout.agent.default_agent_loop": loop,
