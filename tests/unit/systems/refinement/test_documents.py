@@ -95,6 +95,9 @@ async def test_an_image_is_judged_and_a_prompt_is_written(module: str, openai: O
     asked = openai.bodies("prompt")[0]["input"][0]["content"]
     assert "The judge: More light.\nSharper." in asked
     assert "of 100" not in asked, "nobody gave a score"
+    judge = str(openai.bodies("judge")[0]["messages"])
+    assert "Be consistent: the same image gets the same score in every round" in judge
+    assert "a short paragraph of critique that says what to change next" in judge
 
 
 async def test_an_image_is_uploaded(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
